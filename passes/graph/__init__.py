@@ -1,0 +1,61 @@
+"""The graph that every back end shares: operators, values, weights, nodes and rewrites. Imports no TVM."""
+
+from joulec.passes.graph.graph import Graph, GraphError, Rewrite
+from joulec.passes.graph.node import Node, NodeSpec, OperandSpec, Step
+from joulec.passes.graph.operators import (
+    Activation,
+    Add,
+    AvgPool2d,
+    Binary,
+    ChannelAffine,
+    Concat,
+    Conv2d,
+    LocalResponseNorm,
+    MatMul,
+    MaxPool2d,
+    Opaque,
+    Operator,
+    OperatorError,
+    Reshape,
+    Softmax,
+    Split,
+    Transpose,
+)
+from joulec.passes.graph.values import TensorType, Value
+from joulec.passes.graph.weights import Concatenated, Literal, Padded, Weight, concatenated, literal, padded
+
+__all__ = [
+    "Activation",
+    "Add",
+    "AvgPool2d",
+    "Binary",
+    "ChannelAffine",
+    "Concat",
+    "Concatenated",
+    "Conv2d",
+    "Graph",
+    "GraphError",
+    "Literal",
+    "LocalResponseNorm",
+    "MatMul",
+    "MaxPool2d",
+    "Node",
+    "NodeSpec",
+    "Opaque",
+    "OperandSpec",
+    "Operator",
+    "OperatorError",
+    "Padded",
+    "Reshape",
+    "Rewrite",
+    "Softmax",
+    "Split",
+    "Step",
+    "TensorType",
+    "Transpose",
+    "Value",
+    "Weight",
+    "concatenated",
+    "literal",
+    "padded",
+]

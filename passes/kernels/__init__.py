@@ -1,0 +1,1 @@
+"""TVM implementations of operators, one file per operator family."""

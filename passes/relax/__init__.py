@@ -1,0 +1,1 @@
+"""The Relax back end (TVM 0.27)."""

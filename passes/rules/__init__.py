@@ -1,0 +1,1 @@
+"""Graph substitutions, one file per family."""

@@ -1,0 +1,1 @@
+"""Outer and inner search, objectives and costing."""
