@@ -109,7 +109,7 @@ class Node:
 
     def __post_init__(self) -> None:
         key = content_key(
-            self.op,
+            repr(self.op),
             *(f"{type(operand).__name__[0]}{operand.key:x}" for operand in self.operands),
             self.epilogue,
             *(f"{value.key:x}" for value in self.outputs),
@@ -147,7 +147,7 @@ class Node:
         types = [operand.type for operand in operands]
         results = op.infer(types[: len(types) - taken])
         if outputs is None:
-            content = content_key(op, *(operand.key for operand in operands), epilogue)
+            content = content_key(repr(op), *(operand.key for operand in operands), epilogue)
             outputs = tuple(
                 Value(content_key("result", content, index), result, name) for index, result in enumerate(results)
             )

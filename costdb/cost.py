@@ -1,0 +1,102 @@
+"""Costs, failures, and the key under which they are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+TimeSource = Literal["measured", "replay", "simulated", "estimated"]
+EnergySource = Literal["nvml", "rapl", "zeus", "replay", "simulated", "estimated"]
+FailureKind = Literal["build", "run", "crash", "timeout", "memory"]
+
+
+@dataclass(frozen=True)
+class CostKey:
+    """All that decides what one operator costs under one algorithm on one device.
+
+    Every field but the mappings is plain text, so that two machines write the same key for the same thing.
+
+    Attributes:
+        operator: e.g. ``conv2d``.
+        attributes: the operator's attributes, as text.
+        epilogue: the fused steps, as text.
+        shapes: operand and result types, constants marked, as text.
+        layouts: layout of each operand and result.
+        placement: where operands are read from and results written to (``own`` where each has its own buffer).
+        algorithm: the algorithm's name.
+        parameters: its parameters, as text.
+        digest: digest of what the algorithm lowers to, so that an edited kernel never meets a stale row.
+        device: the device's fingerprint.
+        compiler: the compiler with its version, e.g. ``tvm-0.27.0``.
+        energy_source: where joules come from.
+        protocol: the measurement protocol with its version.
+    """
+
+    operator: str
+    attributes: str
+    epilogue: str
+    shapes: str
+    layouts: str
+    placement: str
+    algorithm: str
+    parameters: str
+    digest: str
+    device: str
+    compiler: str
+    energy_source: EnergySource
+    protocol: str
+
+    @property
+    def id(self) -> str:
+        """SHA-256 over the fields, in hexadecimal: the row's primary key."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one execution costs.
+
+    Attributes:
+        time_s: mean seconds.
+        energy_j: mean joules, None where no energy source was at hand.
+        time_source: where the seconds come from.
+        energy_source: where the joules come from.
+        spread: half width of the 95% confidence interval of the mean time, relative to it.
+        samples: how many timed samples the mean rests on.
+    """
+
+    time_s: float
+    energy_j: float | None
+    time_source: TimeSource
+    energy_source: EnergySource | None
+    spread: float = 0.0
+    samples: int = 1
+
+    @property
+    def power_w(self) -> float | None:
+        """Mean power, None where no energy is known."""
+        return None if self.energy_j is None else self.energy_j / self.time_s
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a candidate has no cost: it did not build, failed, crashed, ran too long or took too much memory."""
+
+    kind: FailureKind
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row: a key, its outcome, and where and how it was found (no part of the key).
+
+    Attributes:
+        provenance: host, date (ISO 8601, UTC), observed clocks and temperature, as far as known.
+    """
+
+    key: CostKey
+    outcome: Cost | Failure
+    provenance: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,44 @@
+"""What the search needs to know of a back end: Relax, Relay, or rows of measurements to replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from joulec.costdb.cost import CostKey
+from joulec.passes.graph import NodeSpec, Step
+from joulec.profiler.candidate import Candidate, Work
+
+
+class Algorithm(Protocol):
+    """A way to compute one operator on one back end."""
+
+    @property
+    def name(self) -> str:
+        """Family and parameters, e.g. ``direct_conv(columns=14)``; unique among a spec's algorithms."""
+
+    def work(self, spec: NodeSpec) -> Work:
+        """Arithmetic done and bytes moved."""
+
+    def lower_bound_s(self, spec: NodeSpec) -> float:
+        """Roofline: seconds below which no execution can fall on this device."""
+
+
+class BackEnd(Protocol):
+    """The protocol that each back end implements."""
+
+    @property
+    def name(self) -> str:
+        """``relax``, ``relay`` or ``replay``."""
+
+    def fuses(self, spec: NodeSpec, step: Step) -> bool:
+        """Whether it can price (and run) the spec with one more step at the end of its epilogue."""
+
+    def algorithms(self, spec: NodeSpec) -> Sequence[Algorithm]:
+        """All algorithms that apply, the back end's own lowering last. Empty: the spec cannot be priced here."""
+
+    def key(self, spec: NodeSpec, algorithm: Algorithm) -> CostKey:
+        """Where the cost of the spec under the algorithm is kept."""
+
+    def candidate(self, spec: NodeSpec, algorithm: Algorithm) -> Candidate:
+        """What the profiler is to measure."""
