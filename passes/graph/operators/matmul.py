@@ -23,6 +23,10 @@ class MatMul(Operator):
 
     transpose_b: bool = False
 
+    @property
+    def name(self) -> str:
+        return "matmul"
+
     def infer(self, operands: Sequence[TensorType]) -> tuple[TensorType, ...]:
         require(len(operands) == 2, f"matmul takes two operands, not {len(operands)}")
         left, right = operands

@@ -1,0 +1,226 @@
+"""Cost functions of time, energy and power (first paper, Section 3.2), and how they are parsed."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from joulec.passes.search.totals import Bounds, Totals
+
+Function = Callable[[Totals, Totals], Any]
+
+
+class ObjectiveError(ValueError):
+    """An objective that cannot be understood; the message names what is allowed."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search minimises.
+
+    Attributes:
+        name: for people.
+        function: value of (totals, totals of the original graph); works on arrays where ``vectorised``.
+        bounds: what a result must keep.
+        linear: for an objective a·time_s + b·energy_j + c, the weights (a, b) given the original's totals.
+        monotone: it never falls when time or energy grows.
+        uses_energy: whether joules are needed at all.
+        vectorised: whether the function takes arrays.
+    """
+
+    name: str
+    function: Function
+    bounds: Bounds = Bounds()
+    linear: Callable[[Totals], tuple[float, float]] | None = None
+    monotone: bool = False
+    uses_energy: bool = True
+    vectorised: bool = True
+
+    def value(self, totals: Totals, origin: Totals) -> Any:
+        """The cost; an array where the totals hold arrays."""
+        if self.vectorised or not isinstance(totals.time_s, np.ndarray):
+            return self.function(totals, origin)
+        times, energies = np.broadcast_arrays(totals.time_s, totals.energy_j)
+        points = zip(times.ravel().tolist(), energies.ravel().tolist(), strict=True)
+        values = [self.function(replace(totals, time_s=time, energy_j=energy), origin) for time, energy in points]
+        return np.array(values, dtype=float).reshape(times.shape)
+
+    def within(self, bounds: Bounds) -> Objective:
+        """The same objective under bounds."""
+        needs_energy = bounds.max_energy_j is not None or bounds.max_power_w is not None
+        return replace(self, bounds=bounds, uses_energy=self.uses_energy or needs_energy)
+
+
+def as_objective(objective: str | Function | Objective, bounds: Bounds | None = None) -> Objective:
+    """An objective from an expression, a Python function of (totals, origin totals), or an objective.
+
+    Raises:
+        ObjectiveError: the expression cannot be understood.
+    """
+    if isinstance(objective, str):
+        objective = parse_objective(objective)
+    elif not isinstance(objective, Objective):
+        if not callable(objective):
+            raise ObjectiveError(f"an objective is an expression or a function, not {type(objective).__name__}")
+        name = getattr(objective, "__name__", "function")
+        objective = Objective(name, objective, vectorised=False)
+    return objective if bounds is None else objective.within(bounds)
+
+
+def weighted(w: float) -> Objective:
+    """``w·energy + (1-w)·time``, both relative to the original graph (first paper, Section 3.2)."""
+    _require_weight(w)
+    return parse_objective(f"{w!r}*energy + {1 - w!r}*time")
+
+
+def product(w: float) -> Objective:
+    """``energy^w · time^(1-w)``, both relative to the original graph (first paper, Section 3.2)."""
+    _require_weight(w)
+    return parse_objective(f"energy**{w!r} * time**{1 - w!r}")
+
+
+def _require_weight(w: float) -> None:
+    if not 0 <= w <= 1:
+        raise ObjectiveError(f"the weight on energy lies between 0 and 1, not at {w}")
+
+
+_VARIABLES: dict[str, Function] = {
+    "time": lambda totals, origin: totals.time_s / origin.time_s,
+    "energy": lambda totals, origin: totals.energy_j / origin.energy_j,
+    "power": lambda totals, origin: totals.power_w / origin.power_w,
+    "time_s": lambda totals, origin: totals.time_s,
+    "energy_j": lambda totals, origin: totals.energy_j,
+    "power_w": lambda totals, origin: totals.power_w,
+    "flops": lambda totals, origin: totals.flops,
+    "bytes": lambda totals, origin: totals.bytes,
+    "peak_memory_bytes": lambda totals, origin: totals.peak_memory_bytes,
+    "kernels": lambda totals, origin: totals.kernels,
+}
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_HELP = f"an expression of {', '.join(_VARIABLES)}, numbers, + - * / ** and parentheses"
+
+
+def parse_objective(text: str) -> Objective:
+    """Parse an expression such as ``0.3*energy + 0.7*time``; nothing of it is run as code.
+
+    ``time``, ``energy`` and ``power`` are ratios to the original graph; ``time_s``, ``energy_j`` and ``power_w`` are SI.
+
+    Raises:
+        ObjectiveError: it is no such expression.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ObjectiveError(f"cannot read the objective {text!r}: write {_HELP}") from error
+    function = _compile(tree, text)
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if not names:
+        raise ObjectiveError(f"the objective {text!r} depends on nothing: write {_HELP}")
+    coefficients = _affine(tree)
+
+    def weights(origin: Totals) -> tuple[float, float]:
+        assert coefficients is not None
+        get = coefficients.get
+        return (
+            get("time", 0.0) / origin.time_s + get("time_s", 0.0),
+            (get("energy", 0.0) / origin.energy_j if "energy" in coefficients else 0.0) + get("energy_j", 0.0),
+        )
+
+    return Objective(
+        text.strip(),
+        function,
+        linear=None if coefficients is None else weights,
+        monotone=_monotone(tree),
+        uses_energy=bool(names & {"energy", "energy_j", "power", "power_w"}),
+    )
+
+
+def _compile(node: ast.expr, text: str) -> Function:
+    match node:
+        case ast.Constant(value=bool()):
+            pass
+        case ast.Constant(value=int() | float() as number):
+            return lambda totals, origin: float(number)
+        case ast.Name(id=name) if name in _VARIABLES:
+            return _VARIABLES[name]
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            negated = _compile(inner, text)
+            return lambda totals, origin: -negated(totals, origin)
+        case ast.BinOp(left=left, op=symbol, right=right) if type(symbol) in _OPERATORS:
+            apply, first, second = _OPERATORS[type(symbol)], _compile(left, text), _compile(right, text)
+            return lambda totals, origin: apply(first(totals, origin), second(totals, origin))
+    raise ObjectiveError(f"cannot read {ast.unparse(node)!r} in the objective {text!r}: write {_HELP}")
+
+
+def _constant(node: ast.expr) -> float | None:
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            value = _constant(inner)
+            return None if value is None else -value
+        case ast.BinOp(left=left, op=symbol, right=right):
+            first, second = _constant(left), _constant(right)
+            if first is None or second is None:
+                return None
+            try:
+                return float(_OPERATORS[type(symbol)](first, second))
+            except (ZeroDivisionError, OverflowError, TypeError) as error:
+                raise ObjectiveError(f"cannot compute {ast.unparse(node)!r} in the objective: {error}") from error
+    return None
+
+
+def _affine(node: ast.expr) -> dict[str, float] | None:
+    """Coefficients of an affine function of time and energy (constants under ""), None for anything else."""
+    constant = _constant(node)
+    if constant is not None:
+        return {"": constant}
+    match node:
+        case ast.Name(id="time" | "time_s" | "energy" | "energy_j" as name):
+            return {name: 1.0}
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return _scaled(_affine(inner), -1.0)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as symbol, right=right):
+            first, second = _affine(left), _scaled(_affine(right), 1.0 if isinstance(symbol, ast.Add) else -1.0)
+            if first is None or second is None:
+                return None
+            return {key: first.get(key, 0.0) + second.get(key, 0.0) for key in first | second}
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            factor, other = (_constant(left), right) if _constant(left) is not None else (_constant(right), left)
+            return None if factor is None else _scaled(_affine(other), factor)
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            divisor = _constant(right)
+            return None if not divisor else _scaled(_affine(left), 1.0 / divisor)
+    return None
+
+
+def _scaled(coefficients: dict[str, float] | None, factor: float) -> dict[str, float] | None:
+    return None if coefficients is None else {key: value * factor for key, value in coefficients.items()}
+
+
+def _monotone(node: ast.expr) -> bool:
+    """Whether it is surely positive and never falls as time or energy grows."""
+    constant = _constant(node)
+    if constant is not None:
+        return constant >= 0
+    match node:
+        case ast.Name(id=name):
+            return name not in ("power", "power_w")
+        case ast.BinOp(left=left, op=ast.Add() | ast.Mult(), right=right):
+            return _monotone(left) and _monotone(right)
+        case ast.BinOp(left=left, op=ast.Div() | ast.Pow() as symbol, right=right):
+            exponent = _constant(right)
+            positive = exponent is not None and (exponent > 0 or (exponent == 0 and isinstance(symbol, ast.Pow)))
+            return positive and _monotone(left)
+    return False
