@@ -29,6 +29,7 @@ class Objective:
         bounds: what a result must keep.
         linear: for an objective a·time_s + b·energy_j + c, the weights (a, b) given the original's totals.
         monotone: it never falls when time or energy grows.
+        product: it is c · time^a · energy^b with a, b ≥ 0, whose minimum lies on the lower hull of (time, energy).
         uses_energy: whether joules are needed at all.
         vectorised: whether the function takes arrays.
     """
@@ -38,6 +39,7 @@ class Objective:
     bounds: Bounds = Bounds()
     linear: Callable[[Totals], tuple[float, float]] | None = None
     monotone: bool = False
+    product: bool = False
     uses_energy: bool = True
     vectorised: bool = True
 
@@ -142,6 +144,7 @@ def parse_objective(text: str) -> Objective:
         function,
         linear=None if coefficients is None else weights,
         monotone=_monotone(tree),
+        product=_product(tree),
         uses_energy=bool(names & {"energy", "energy_j", "power", "power_w"}),
     )
 
@@ -223,4 +226,23 @@ def _monotone(node: ast.expr) -> bool:
             exponent = _constant(right)
             positive = exponent is not None and (exponent > 0 or (exponent == 0 and isinstance(symbol, ast.Pow)))
             return positive and _monotone(left)
+    return False
+
+
+def _product(node: ast.expr) -> bool:
+    """Whether it is a positive constant times non-negative powers of time and energy."""
+    constant = _constant(node)
+    if constant is not None:
+        return constant > 0
+    match node:
+        case ast.Name(id="time" | "time_s" | "energy" | "energy_j"):
+            return True
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _product(left) and _product(right)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            exponent = _constant(right)
+            return exponent is not None and exponent >= 0 and _product(left)
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            divisor = _constant(right)
+            return divisor is not None and divisor > 0 and _product(left)
     return False

@@ -1,0 +1,201 @@
+"""Cost sources: measurements kept in a store and completed by a profiler, and a roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure
+from joulec.passes.backend import Algorithm, BackEnd
+from joulec.passes.graph import NodeSpec
+from joulec.passes.search.choices import Choice, Options
+from joulec.passes.search.objective import Objective
+from joulec.profiler.candidate import Candidate, Work
+
+EnergyModel = Callable[[Work, float], float]
+
+
+class Store(Protocol):
+    """The part of a cost store that costing reads."""
+
+    def get_many(self, keys: Iterable[CostKey]) -> dict[CostKey, Cost | Failure]:
+        """All known outcomes among the keys, in one look-up."""
+
+
+class Measure(Protocol):
+    """Measures candidates; outcomes reach the store as they are found."""
+
+    def __call__(
+        self, candidates: Sequence[Candidate], keep_going: Callable[[Candidate], bool]
+    ) -> dict[CostKey, Cost | Failure]:
+        """Measure the candidates in order, asking before each whether it is still worth it."""
+
+
+class _Views:
+    """Views move nothing and cost nothing."""
+
+    name = "view"
+
+    def work(self, spec: NodeSpec) -> Work:
+        return Work(0.0, 0.0)
+
+    def lower_bound_s(self, spec: NodeSpec) -> float:
+        return 0.0
+
+
+_VIEW = _Views()
+
+
+@dataclass
+class MeasuredCosts:
+    """Costs from a store; what is unknown is measured where a profiler is at hand.
+
+    Attributes:
+        backend: knows algorithms, keys and candidates.
+        store: what is known already.
+        measure: None looks up only.
+        objective: decides which candidates can still win; None measures everything.
+        energy_source: source of the joules that are asked for.
+        energy_model: joules of (work, seconds) where energy is an estimate; None where a sensor measures it.
+    """
+
+    backend: BackEnd
+    store: Store
+    energy_source: EnergySource
+    measure: Measure | None = None
+    objective: Objective | None = None
+    energy_model: EnergyModel | None = None
+    reused: int = 0
+    _options: dict[NodeSpec, Options] = field(default_factory=dict)
+    _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
+
+    def prepare(self, specs: Collection[NodeSpec]) -> None:
+        """Look all specs up in one query, then measure what is unknown and may win."""
+        unseen = sorted((spec for spec in set(specs) if spec not in self._options), key=str)
+        for spec in unseen:
+            if spec.op.is_view:
+                free = Cost(0.0, 0.0, "measured", self.energy_source)
+                self._options[spec] = Options([Choice(_VIEW, free)])
+        entries = [
+            (self.backend.key(spec, algorithm), spec, algorithm)
+            for spec in unseen
+            if not spec.op.is_view
+            for algorithm in self.backend.algorithms(spec)
+        ]
+        known = self.store.get_many(key for key, _, _ in entries)
+        self.reused += sum(isinstance(outcome, Cost) for outcome in known.values())
+        if self.measure is not None:
+            race = _Race(self, known)
+            missing = race.contenders(entries)
+            if missing:
+                known = {**known, **self.measure(missing, race.may_win)}
+        found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if not spec.op.is_view}
+        for key, spec, algorithm in entries:
+            outcome = known.get(key)
+            if isinstance(outcome, Cost):
+                found[spec].append(Choice(algorithm, outcome))
+        for spec, choices in found.items():
+            self._options[spec] = Options(choices)
+
+    def options(self, spec: NodeSpec) -> Options:
+        """Algorithms of a prepared spec with known cost."""
+        return self._options[spec]
+
+    def lower_bound(self, spec: NodeSpec) -> tuple[float, float]:
+        """Roofline of the best algorithm where nothing is known, the known minimum elsewhere."""
+        known = self._options.get(spec)
+        if known is not None and len(known):
+            return float(known.times.min()), float(known.energies.min())
+        if spec not in self._bounds:
+            bounds = [self._roofline(spec, algorithm) for algorithm in self.backend.algorithms(spec)]
+            self._bounds[spec] = (
+                min((seconds for seconds, _ in bounds), default=0.0),
+                min((joules for _, joules in bounds), default=0.0),
+            )
+        return self._bounds[spec]
+
+    def _roofline(self, spec: NodeSpec, algorithm: Algorithm) -> tuple[float, float]:
+        seconds = algorithm.lower_bound_s(spec)
+        return seconds, 0.0 if self.energy_model is None else self.energy_model(algorithm.work(spec), seconds)
+
+
+class _Race:
+    """Which candidates of a batch may still beat what is known of their spec.
+
+    A candidate is out when its roofline is worse in time and in energy than one algorithm that is already measured,
+    and the objective never rewards that (it is monotone).
+    """
+
+    def __init__(self, costs: MeasuredCosts, known: dict[CostKey, Cost | Failure]) -> None:
+        self._costs = costs
+        self._known = known
+        self._spec: dict[CostKey, tuple[NodeSpec, Algorithm]] = {}
+        self._rivals: dict[NodeSpec, list[CostKey]] = {}
+
+    def contenders(self, entries: Sequence[tuple[CostKey, NodeSpec, Algorithm]]) -> list[Candidate]:
+        """Candidates without a known outcome that may win, likeliest first."""
+        for key, spec, algorithm in entries:
+            self._spec[key] = (spec, algorithm)
+            self._rivals.setdefault(spec, []).append(key)
+        missing = [(key, spec, algorithm) for key, spec, algorithm in entries if key not in self._known]
+        candidates = [self._costs.backend.candidate(spec, algorithm) for _, spec, algorithm in missing]
+        return [candidate for candidate in candidates if self.may_win(candidate)]
+
+    def may_win(self, candidate: Candidate) -> bool:
+        """Whether the roofline leaves the candidate a chance."""
+        objective = self._costs.objective
+        if objective is None or not objective.monotone:
+            return True
+        spec, algorithm = self._spec[candidate.key]
+        rivals = self._costs.store.get_many(key for key in self._rivals[spec] if key != candidate.key)
+        seconds, joules = self._costs._roofline(spec, algorithm)
+        if objective.uses_energy and self._costs.energy_model is None:
+            return True
+        return not any(
+            isinstance(rival, Cost)
+            and seconds > rival.time_s
+            and (not objective.uses_energy or (rival.energy_j is not None and joules > rival.energy_j))
+            for rival in rivals.values()
+        )
+
+
+@dataclass
+class RooflineCosts:
+    """Prices everything by a roofline of the device: nothing is measured, time and energy are estimates.
+
+    Attributes:
+        backend: knows algorithms.
+        energy_model: joules of (work, seconds).
+    """
+
+    backend: BackEnd
+    energy_model: EnergyModel
+    reused: int = 0
+    _options: dict[NodeSpec, Options] = field(default_factory=dict)
+
+    def prepare(self, specs: Collection[NodeSpec]) -> None:
+        """Price all specs."""
+        for spec in specs:
+            if spec not in self._options:
+                self._options[spec] = Options(self._price(spec))
+
+    def _price(self, spec: NodeSpec) -> list[Choice]:
+        if spec.op.is_view:
+            return [Choice(_VIEW, Cost(0.0, 0.0, "estimated", "estimated"))]
+        choices = []
+        for algorithm in self.backend.algorithms(spec):
+            work, seconds = algorithm.work(spec), algorithm.lower_bound_s(spec)
+            cost = Cost(seconds, self.energy_model(work, seconds), "estimated", "estimated")
+            choices.append(Choice(algorithm, cost))
+        return choices
+
+    def options(self, spec: NodeSpec) -> Options:
+        """Algorithms of a prepared spec with their estimate."""
+        return self._options[spec]
+
+    def lower_bound(self, spec: NodeSpec) -> tuple[float, float]:
+        """The estimate itself."""
+        self.prepare([spec])
+        options = self._options[spec]
+        return (float(options.times.min()), float(options.energies.min())) if len(options) else (0.0, 0.0)
