@@ -1,0 +1,87 @@
+"""Which meter to use, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from joulec.profiler.cpu import cpu_facts, default_threads
+from joulec.profiler.meter import Meter, MeterError
+from joulec.profiler.meters.estimate import EstimateMeter, load_constants
+from joulec.profiler.meters.rapl import POWERCAP_ROOT, RaplMeter
+
+DeviceKind = Literal["cpu", "cuda"]
+
+_SENSORS = {"cpu": "rapl", "cuda": "nvml"}
+
+
+@dataclass(frozen=True)
+class ChosenMeter:
+    """A meter, opened, with the reason for it.
+
+    Attributes:
+        meter: ready to use; the caller closes it.
+        why: one sentence for the user.
+        factory: opens the same meter again in another process (it can be pickled); the harness takes it.
+    """
+
+    meter: Meter
+    why: str
+    factory: Callable[[], Meter]
+
+
+def choose_meter(
+    name: str = "auto",
+    *,
+    device_kind: DeviceKind = "cpu",
+    index: int = 0,
+    threads: int | None = None,
+    rapl_root: Path = POWERCAP_ROOT,
+    constants_file: Path | None = None,
+) -> ChosenMeter:
+    """Open the meter named, or for ``auto`` the device's sensor where it can be read and else the estimate.
+
+    Args:
+        name: ``auto``, ``nvml``, ``rapl`` or ``estimate``.
+        device_kind: what is to be measured; RAPL sees CPUs alone, NVML sees GPUs alone.
+        index: which GPU.
+        threads: busy threads, for the estimate; all that the process may use when omitted.
+        rapl_root: where the powercap tree is.
+        constants_file: constants of the estimate in place of the shipped ones (`load_constants`).
+
+    Raises:
+        MeterError: a meter named is unknown, does not measure this kind of device, or is not there.
+    """
+    if name not in ("auto", "nvml", "rapl", "estimate"):
+        raise MeterError(f"there is no meter `{name}`; choose auto, nvml, rapl or estimate")
+    sensor = _SENSORS[device_kind]
+    if name in ("nvml", "rapl") and name != sensor:
+        raise MeterError(f"the meter {name} does not measure a {device_kind} target; choose auto, {sensor} or estimate")
+    missing = ""
+    if name != "estimate":
+        try:
+            factory = _sensor_factory(sensor, index, rapl_root)
+            meter = factory()
+        except MeterError as error:
+            if name != "auto":
+                raise
+            missing = str(error)
+        else:
+            why = "asked for" if name == sensor else f"the {device_kind} target has a readable {sensor.upper()} sensor"
+            return ChosenMeter(meter, f"{sensor}: {why}", factory)
+    isa = "cuda" if device_kind == "cuda" else cpu_facts().isa
+    constants = load_constants(isa, threads or default_threads(), constants_file)
+    estimate = partial(EstimateMeter, constants)
+    why = f"estimate ({constants.target_class} constants, orders of magnitude)"
+    return ChosenMeter(estimate(), f"{why}: {missing or 'asked for'}", estimate)
+
+
+def _sensor_factory(sensor: str, index: int, rapl_root: Path) -> Callable[[], Meter]:
+    if sensor == "rapl":
+        return partial(RaplMeter, rapl_root)
+    from joulec.profiler.meters.nvml import NvmlMeter  # costs 0.1 s to import: only where a GPU is the target
+
+    return partial(NvmlMeter, index)

@@ -1,0 +1,217 @@
+"""How a workload is timed. Pure but for the workload, the meter and the clock, all three of which are passed in."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from joulec.costdb.cost import Cost
+from joulec.profiler.candidate import Work, Workload
+from joulec.profiler.meter import Meter
+from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j
+
+Clock = Callable[[], float]
+
+_LEAST_S = 1e-9
+"""What a call is said to take when the loop around it takes as long as the call itself: below the clock's reach."""
+
+# Two-sided 95% quantiles of Student's t for 1 to 30 degrees of freedom.
+_T95 = (
+    (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    + (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+    + (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+)
+
+
+class MeasurementProtocol(Protocol):
+    """A way to measure; its options are its fields."""
+
+    @property
+    def version(self) -> str:
+        """Name, version and every option that is not the default: ``CostKey.protocol``."""
+
+    def measure(self, workload: Workload, meter: Meter, work: Work, clock: Clock = time.perf_counter) -> Cost:
+        """Time one workload.
+
+        Raises:
+            MeterError: the meter cannot be read.
+            Exception: whatever the workload raises.
+        """
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of the samples kept.
+
+    Attributes:
+        mean_s: mean seconds per call.
+        spread: half width of the mean's 95% confidence interval, relative to the mean.
+        kept: how many samples were kept.
+    """
+
+    mean_s: float
+    spread: float
+    kept: int
+
+
+def summarise(samples: Sequence[float]) -> Summary:
+    """Drop samples that others disturbed, then take mean and confidence interval.
+
+    Disturbance only ever adds time, so the rule is one-sided: a sample above median + 3 × 1.4826 × MAD (the median
+    absolute deviation, scaled to a normal distribution's σ) is dropped, the largest first, at most a third of all.
+
+    Args:
+        samples: at least two, seconds per call.
+    """
+    median = statistics.median(samples)
+    mad = statistics.median(abs(sample - median) for sample in samples)
+    limit = median + 3 * 1.4826 * mad
+    ordered = sorted(samples)
+    least = len(ordered) - len(ordered) // 3
+    kept = [sample for index, sample in enumerate(ordered) if index < least or sample <= limit]
+    mean_s = statistics.fmean(kept)
+    degrees = len(kept) - 1
+    if degrees < 1 or mean_s <= 0:
+        return Summary(mean_s, math.inf, len(kept))
+    quantile = _T95[degrees - 1] if degrees <= len(_T95) else 1.96
+    half_width = quantile * statistics.stdev(kept) / math.sqrt(len(kept))
+    return Summary(mean_s, half_width / mean_s, len(kept))
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """As many samples as it takes, and no more.
+
+    Warm-up calls for ``warmup_s`` (at least two calls; the first, which pays for first touches, is never used to
+    plan). Then samples of so many calls that each lasts ``sample_s``, until they span ``least_s`` together, number
+    ``least_samples`` and the 95% confidence interval of their mean (`summarise`) is within ± ``precision``, or
+    ``budget_s`` is spent. With a real sensor an energy window of its own follows, as long as the meter asks for;
+    with the estimate the energy follows from the work and the time.
+
+    A call of 100 µs takes about 0.1 s in all.
+    """
+
+    precision: float = 0.03
+    sample_s: float = 1e-3
+    least_samples: int = 5
+    least_s: float = 0.05
+    warmup_s: float = 0.02
+    budget_s: float = 2.0
+
+    @property
+    def version(self) -> str:
+        """``adaptive-1``, followed by the options changed."""
+        return _version("adaptive-1", self)
+
+    def measure(self, workload: Workload, meter: Meter, work: Work, clock: Clock = time.perf_counter) -> Cost:
+        """Time one workload; see the class."""
+        overhead_s = workload.overhead_s()
+        call_s = _warm_up(workload, self.warmup_s, clock)
+        calls = max(1, math.ceil(self.sample_s / call_s))
+        samples: list[float] = []
+        begun_s = clock()
+        while True:
+            start_s = clock()
+            workload.run(calls)
+            now_s = clock()
+            samples.append((now_s - start_s) / calls)
+            spent_s = now_s - begun_s
+            if len(samples) < max(2, self.least_samples) or spent_s < min(self.least_s, self.budget_s):
+                continue
+            summary = summarise(samples)
+            if summary.spread <= self.precision or spent_s >= self.budget_s:
+                break
+        time_s = max(summary.mean_s - overhead_s, _LEAST_S)
+        energy_j = _energy_j(workload, meter, work, time_s, summary.mean_s, overhead_s, clock)
+        return Cost(time_s, energy_j, "measured", meter.source, summary.spread, summary.kept)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The protocol of the energy-aware substitution paper (section 4.2): run for 4 s, then measure for at least 4 s.
+
+    Energy is mean power times mean time over the same window.
+    """
+
+    warmup_s: float = 4.0
+    window_s: float = 4.0
+    sample_s: float = 0.1
+
+    @property
+    def version(self) -> str:
+        """``paper-1``, followed by the options changed."""
+        return _version("paper-1", self)
+
+    def measure(self, workload: Workload, meter: Meter, work: Work, clock: Clock = time.perf_counter) -> Cost:
+        """Time one workload; see the class."""
+        overhead_s = workload.overhead_s()
+        call_s = _warm_up(workload, self.warmup_s, clock)
+        calls = max(1, math.ceil(self.sample_s / call_s))
+        samples: list[float] = []
+        meter.begin()
+        begun_s = clock()
+        while clock() - begun_s < self.window_s or len(samples) < 2:
+            start_s = clock()
+            workload.run(calls)
+            samples.append((clock() - start_s) / calls)
+        done = calls * len(samples)
+        reading = meter.end(work.flops * done, work.dram_bytes * done, work.cache_bytes * done)
+        mean_s = statistics.fmean(samples)
+        time_s = max(mean_s - overhead_s, _LEAST_S)
+        if isinstance(meter, EstimateMeter):
+            energy_j: float | None = estimate_energy_j(work, time_s, meter.constants)
+        else:
+            energy_j = None if reading.power_w is None else reading.power_w * time_s
+        spread = _T95[min(len(samples) - 1, 30) - 1] * statistics.stdev(samples) / math.sqrt(len(samples)) / mean_s
+        return Cost(time_s, energy_j, "measured", meter.source, spread, len(samples))
+
+
+PROTOCOLS: dict[str, MeasurementProtocol] = {"adaptive": Adaptive(), "paper": Paper()}
+"""By the name that the user gives."""
+
+
+def _version(name: str, protocol: Adaptive | Paper) -> str:
+    default, own = vars(type(protocol)()), vars(protocol)
+    changed = [f"{key}={value:g}" for key, value in own.items() if value != default[key]]
+    return f"{name}({','.join(changed)})" if changed else name
+
+
+def _warm_up(workload: Workload, seconds: float, clock: Clock) -> float:
+    """Run for some seconds, in runs that double; returns the seconds a call takes once warm, by the last run."""
+    begun_s = clock()
+    workload.run(1)
+    calls = 1
+    while True:
+        start_s = clock()
+        workload.run(calls)
+        now_s = clock()
+        if now_s - begun_s >= seconds:
+            return max((now_s - start_s) / calls, _LEAST_S)
+        calls *= 2
+
+
+def _energy_j(
+    workload: Workload, meter: Meter, work: Work, time_s: float, call_s: float, overhead_s: float, clock: Clock
+) -> float | None:
+    """Joules of one call: by estimate, or the mean over a window as long as the sensor needs.
+
+    The loop around the calls draws power too; its share of the time is its share of the energy taken off.
+    """
+    if isinstance(meter, EstimateMeter):
+        return estimate_energy_j(work, time_s, meter.constants)
+    calls = max(1, math.ceil(meter.window_s / 20 / call_s))
+    done = 0
+    meter.begin()
+    begun_s = clock()
+    while done == 0 or clock() - begun_s < meter.window_s:
+        workload.run(calls)
+        done += calls
+    reading = meter.end(work.flops * done, work.dram_bytes * done, work.cache_bytes * done)
+    if reading.joules is None or reading.seconds <= 0:
+        return None
+    gross_s = reading.seconds / done
+    return reading.joules / done * max(gross_s - overhead_s, _LEAST_S) / gross_s
