@@ -1,0 +1,46 @@
+"""The table of costs.
+
+A revision is named by its number and by the first joulec that knows it, so that an earlier joulec can say which one to
+install. Migrations only go forward: the copy that is made before is the way back.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001_0.1.0"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Create the table and its indexes."""
+    op.create_table(
+        "joulec_costs",
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("operator", sa.Text(), nullable=False),
+        sa.Column("attributes", sa.Text(), nullable=False),
+        sa.Column("epilogue", sa.Text(), nullable=False),
+        sa.Column("shapes", sa.Text(), nullable=False),
+        sa.Column("layouts", sa.Text(), nullable=False),
+        sa.Column("placement", sa.Text(), nullable=False),
+        sa.Column("algorithm", sa.Text(), nullable=False),
+        sa.Column("parameters", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("device", sa.Text(), nullable=False),
+        sa.Column("compiler", sa.Text(), nullable=False),
+        sa.Column("key_energy_source", sa.Text(), nullable=False),
+        sa.Column("protocol", sa.Text(), nullable=False),
+        sa.Column("time_s", sa.Float(), nullable=True),
+        sa.Column("energy_j", sa.Float(), nullable=True),
+        sa.Column("time_source", sa.Text(), nullable=True),
+        sa.Column("energy_source", sa.Text(), nullable=True),
+        sa.Column("spread", sa.Float(), nullable=True),
+        sa.Column("samples", sa.Integer(), nullable=True),
+        sa.Column("failure_kind", sa.Text(), nullable=True),
+        sa.Column("failure_reason", sa.Text(), nullable=True),
+        sa.Column("provenance", sa.JSON(), nullable=False),
+        sa.Column("measured_at", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_costs_one_outcome"),
+    )
+    op.create_index("ix_joulec_costs_operator", "joulec_costs", ["operator"])
+    op.create_index("ix_joulec_costs_device", "joulec_costs", ["device"])

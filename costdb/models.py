@@ -1,0 +1,95 @@
+"""The table of costs, and rows to and from measurements."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, CheckConstraint, DateTime, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
+from joulec.costdb.store import KEY_FIELDS, measured_at
+
+
+class Base(DeclarativeBase):
+    """What all tables share; a change here needs a migration."""
+
+    type_annotation_map = {str: Text(), dict[str, str]: JSON(), datetime: DateTime()}  # noqa: RUF012
+
+
+class CostRow(Base):
+    """One measurement: its key field by field, and either a cost or a failure. Seconds, joules, UTC."""
+
+    __tablename__ = "joulec_costs"
+    __table_args__ = (
+        CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_costs_one_outcome"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    operator: Mapped[str] = mapped_column(index=True)
+    attributes: Mapped[str]
+    epilogue: Mapped[str]
+    shapes: Mapped[str]
+    layouts: Mapped[str]
+    placement: Mapped[str]
+    algorithm: Mapped[str]
+    parameters: Mapped[str]
+    digest: Mapped[str]
+    device: Mapped[str] = mapped_column(index=True)
+    compiler: Mapped[str]
+    key_energy_source: Mapped[str]
+    protocol: Mapped[str]
+    time_s: Mapped[float | None]
+    energy_j: Mapped[float | None]
+    time_source: Mapped[str | None]
+    energy_source: Mapped[str | None]
+    spread: Mapped[float | None]
+    samples: Mapped[int | None]
+    failure_kind: Mapped[str | None]
+    failure_reason: Mapped[str | None]
+    provenance: Mapped[dict[str, str]]
+    measured_at: Mapped[datetime | None]
+
+
+OUTCOME_COLUMNS = (
+    CostRow.time_s,
+    CostRow.energy_j,
+    CostRow.time_source,
+    CostRow.energy_source,
+    CostRow.spread,
+    CostRow.samples,
+    CostRow.failure_kind,
+    CostRow.failure_reason,
+)
+OUTCOME_NAMES = tuple(column.key for column in OUTCOME_COLUMNS)
+
+
+def outcome_of(row: Any) -> Cost | Failure:
+    """The cost or failure in a `CostRow`, or in a result row of the `OUTCOME_COLUMNS`; the table's check holds."""
+    if row.failure_kind is not None:
+        return Failure(row.failure_kind, row.failure_reason or "")
+    return Cost(row.time_s, row.energy_j, row.time_source, row.energy_source, row.spread, row.samples)
+
+
+def measurement_of(row: CostRow) -> Measurement:
+    """The measurement that a row keeps."""
+    key = CostKey(**{name: getattr(row, _COLUMN_OF.get(name, name)) for name in KEY_FIELDS})
+    return Measurement(key, outcome_of(row), row.provenance)
+
+
+def values_of(key_id: str, measurement: Measurement) -> dict[str, object]:
+    """The columns of the row that keeps a measurement."""
+    outcome = measurement.outcome
+    values: dict[str, object] = dict.fromkeys(OUTCOME_NAMES)
+    values |= {_COLUMN_OF.get(name, name): getattr(measurement.key, name) for name in KEY_FIELDS}
+    if isinstance(outcome, Failure):
+        values |= {"failure_kind": outcome.kind, "failure_reason": outcome.reason}
+    else:
+        values |= {name: getattr(outcome, name) for name in OUTCOME_NAMES if not name.startswith("failure")}
+    moment = measured_at(measurement)
+    naive_utc = None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
+    return values | {"id": key_id, "provenance": dict(measurement.provenance), "measured_at": naive_utc}
+
+
+_COLUMN_OF = {"energy_source": "key_energy_source"}
