@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,9 +27,12 @@ class Measure(Protocol):
     """Measures candidates; outcomes reach the store as they are found."""
 
     def __call__(
-        self, candidates: Sequence[Candidate], keep_going: Callable[[Candidate], bool]
-    ) -> dict[CostKey, Cost | Failure]:
-        """Measure the candidates in order, asking before each whether it is still worth it."""
+        self,
+        candidates: Sequence[Candidate],
+        keep_going: Callable[[Candidate], bool],
+        learn: Callable[[CostKey, Cost | Failure], None],
+    ) -> None:
+        """Measure the candidates in order, asking before each whether it is still worth it, telling each outcome."""
 
 
 class _Views:
@@ -83,13 +86,13 @@ class MeasuredCosts:
             if not spec.op.is_view
             for algorithm in self.backend.algorithms(spec)
         ]
-        known = self.store.get_many(key for key, _, _ in entries)
+        known = self.store.get_many([key for key, _, _ in entries]) if entries else {}
         self.reused += sum(isinstance(outcome, Cost) for outcome in known.values())
         if self.measure is not None:
             race = _Race(self, known)
             missing = race.contenders(entries)
             if missing:
-                known = {**known, **self.measure(missing, race.may_win)}
+                self.measure(missing, race.may_win, known.__setitem__)
         found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if not spec.op.is_view}
         for key, spec, algorithm in entries:
             outcome = known.get(key)
@@ -108,14 +111,15 @@ class MeasuredCosts:
         if known is not None and len(known):
             return float(known.times.min()), float(known.energies.min())
         if spec not in self._bounds:
-            bounds = [self._roofline(spec, algorithm) for algorithm in self.backend.algorithms(spec)]
+            bounds = [self.roofline(spec, algorithm) for algorithm in self.backend.algorithms(spec)]
             self._bounds[spec] = (
                 min((seconds for seconds, _ in bounds), default=0.0),
                 min((joules for _, joules in bounds), default=0.0),
             )
         return self._bounds[spec]
 
-    def _roofline(self, spec: NodeSpec, algorithm: Algorithm) -> tuple[float, float]:
+    def roofline(self, spec: NodeSpec, algorithm: Algorithm) -> tuple[float, float]:
+        """Seconds and joules below which the algorithm cannot fall; 0 J where a sensor would have to tell."""
         seconds = algorithm.lower_bound_s(spec)
         return seconds, 0.0 if self.energy_model is None else self.energy_model(algorithm.work(spec), seconds)
 
@@ -127,36 +131,37 @@ class _Race:
     and the objective never rewards that (it is monotone).
     """
 
-    def __init__(self, costs: MeasuredCosts, known: dict[CostKey, Cost | Failure]) -> None:
+    def __init__(self, costs: MeasuredCosts, known: Mapping[CostKey, Cost | Failure]) -> None:
         self._costs = costs
         self._known = known
-        self._spec: dict[CostKey, tuple[NodeSpec, Algorithm]] = {}
+        self._entrants: dict[CostKey, tuple[NodeSpec, Algorithm]] = {}
         self._rivals: dict[NodeSpec, list[CostKey]] = {}
 
     def contenders(self, entries: Sequence[tuple[CostKey, NodeSpec, Algorithm]]) -> list[Candidate]:
-        """Candidates without a known outcome that may win, likeliest first."""
+        """Candidates without a known outcome that may win, in the back end's order."""
         for key, spec, algorithm in entries:
-            self._spec[key] = (spec, algorithm)
+            self._entrants[key] = (spec, algorithm)
             self._rivals.setdefault(spec, []).append(key)
-        missing = [(key, spec, algorithm) for key, spec, algorithm in entries if key not in self._known]
-        candidates = [self._costs.backend.candidate(spec, algorithm) for _, spec, algorithm in missing]
+        backend = self._costs.backend
+        missing = [(spec, algorithm) for key, spec, algorithm in entries if key not in self._known]
+        candidates = [backend.candidate(spec, algorithm) for spec, algorithm in missing]
         return [candidate for candidate in candidates if self.may_win(candidate)]
 
     def may_win(self, candidate: Candidate) -> bool:
-        """Whether the roofline leaves the candidate a chance."""
+        """Whether the roofline leaves the candidate a chance against what is known by now."""
         objective = self._costs.objective
         if objective is None or not objective.monotone:
             return True
-        spec, algorithm = self._spec[candidate.key]
-        rivals = self._costs.store.get_many(key for key in self._rivals[spec] if key != candidate.key)
-        seconds, joules = self._costs._roofline(spec, algorithm)
         if objective.uses_energy and self._costs.energy_model is None:
             return True
+        spec, algorithm = self._entrants[candidate.key]
+        seconds, joules = self._costs.roofline(spec, algorithm)
+        rivals = (self._known.get(key) for key in self._rivals[spec])
         return not any(
             isinstance(rival, Cost)
             and seconds > rival.time_s
             and (not objective.uses_energy or (rival.energy_j is not None and joules > rival.energy_j))
-            for rival in rivals.values()
+            for rival in rivals
         )
 
 

@@ -1,0 +1,181 @@
+"""The Relax back end on CPU: its algorithms, their keys, and candidates for measuring."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import ModuleType
+
+from joulec.costdb.cost import CostKey, EnergySource
+from joulec.passes.graph import Activation, Conv2d, MatMul, NodeSpec, Opaque, Step
+from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
+from joulec.passes.kernels.registry import KERNELS
+from joulec.passes.kernels.workload import KernelPayload
+from joulec.profiler.candidate import Candidate, Work
+
+TVM_OWN = "tvm"
+EXTERNAL = "onnx"
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Upper bounds of a device: FLOP/s and bytes/s that it cannot exceed."""
+
+    peak_flops: float
+    peak_bytes_per_s: float
+
+    def seconds(self, work: Work) -> float:
+        """Lower bound on the time that the work takes."""
+        return max(work.flops / self.peak_flops, work.dram_bytes / self.peak_bytes_per_s)
+
+
+@dataclass(frozen=True)
+class KernelAlgorithm:
+    """A kernel of ours under one schedule, or TVM's own lowering (``kernel`` None), or an external call."""
+
+    kernel: Kernel | None
+    params: Params
+    target: CpuTarget
+    roofline: Roofline
+    external: bool = False
+
+    @property
+    def family(self) -> str:
+        """The kernel's name."""
+        return self.kernel.name if self.kernel else EXTERNAL if self.external else TVM_OWN
+
+    @property
+    def name(self) -> str:
+        """Family and parameters."""
+        shown = ",".join(f"{key}={value}" for key, value in self.params)
+        return f"{self.family}({shown})" if shown else self.family
+
+    def work(self, spec: NodeSpec) -> Work:
+        """Arithmetic done and bytes moved."""
+        if self.kernel is not None:
+            return self.kernel.work(spec, self.params, self.target)
+        return Work(float(spec.flops), float(spec.bytes), float(spec.bytes), 4.0 * spec.flops)
+
+    def lower_bound_s(self, spec: NodeSpec) -> float:
+        """Roofline of the device."""
+        return self.roofline.seconds(self.work(spec))
+
+
+@dataclass(frozen=True)
+class RelaxBackEnd:
+    """Prices and computes nodes with TVM 0.27 on a CPU.
+
+    Attributes:
+        target: what kernels follow.
+        device: fingerprint of the device on which costs are measured.
+        compiler: compiler and version, for the cost key.
+        energy_source: source of the joules.
+        protocol: measurement protocol and version.
+        roofline: bounds of the device.
+        excluded: families that must not be used.
+    """
+
+    target: CpuTarget
+    device: str
+    compiler: str
+    energy_source: EnergySource
+    protocol: str
+    roofline: Roofline
+    excluded: frozenset[str] = frozenset()
+    _algorithms: dict[NodeSpec, tuple[KernelAlgorithm, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    name = "relax"
+
+    def fuses(self, spec: NodeSpec, step: Step) -> bool:
+        """Epilogues: bias, then residual add, then activation on convolutions and products; activation elsewhere."""
+        if isinstance(spec.op, Opaque) or spec.op.is_view or len(spec.results) != 1 or isinstance(spec.op, Activation):
+            return False
+        if any(result.dtype != "float32" for result in spec.results):
+            return False
+        kinds = [done.kind for done in spec.epilogue]
+        if isinstance(spec.op, (Conv2d, MatMul)):
+            order = ("bias", "add", "activation")
+            return step.kind not in kinds and all(order.index(kind) < order.index(step.kind) for kind in kinds)
+        return step.kind == "activation" and not kinds and bool(_native(spec, self.target))
+
+    def algorithms(self, spec: NodeSpec) -> Sequence[KernelAlgorithm]:
+        """Our kernels with their schedules, then what TVM itself would do."""
+        if spec not in self._algorithms:
+            self._algorithms[spec] = tuple(self._all(spec))
+        return self._algorithms[spec]
+
+    def _all(self, spec: NodeSpec) -> list[KernelAlgorithm]:
+        if isinstance(spec.op, Opaque) and spec.op.dialect == "onnx":
+            return [KernelAlgorithm(None, (), self.target, self.roofline, external=True)]
+        own = [
+            KernelAlgorithm(kernel, params, self.target, self.roofline)
+            for kernel, params in _native(spec, self.target)
+            if kernel.name not in self.excluded
+        ]
+        return [*own, KernelAlgorithm(None, (), self.target, self.roofline)]
+
+    def key(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> CostKey:
+        """The complete key of the cost database."""
+        definition = spec.op.definition if isinstance(spec.op, Opaque) else b""
+        return CostKey(
+            operator=spec.op.name,
+            attributes=hashlib.sha256(definition).hexdigest() if definition else str(spec.op),
+            epilogue="+".join(map(str, spec.epilogue)),
+            shapes=f"{', '.join(map(str, spec.operands))} -> {', '.join(map(str, spec.results))}",
+            layouts="row-major",
+            placement="own",
+            algorithm=algorithm.family,
+            parameters=",".join(f"{key}={value}" for key, value in algorithm.params),
+            digest=source_digest(algorithm.kernel),
+            device=self.device,
+            compiler=f"{self.compiler} {self.target.target}",
+            energy_source=self.energy_source,
+            protocol=self.protocol,
+        )
+
+    def candidate(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> Candidate:
+        """What the profiler is to measure."""
+        builder = "joulec.runtime.external:build" if algorithm.external else "joulec.passes.kernels.workload:build"
+        payload = KernelPayload(spec, algorithm.family, algorithm.params, self.target, seed=0)
+        label = f"{spec} by {algorithm.name}"
+        return Candidate(self.key(spec, algorithm), builder, payload, algorithm.work(spec), label)
+
+
+def _native(spec: NodeSpec, target: CpuTarget) -> list[tuple[Kernel, Params]]:
+    if isinstance(spec.op, Opaque) or any(operand.type.dtype != "float32" for operand in spec.operands):
+        return []
+    return [(kernel, params) for kernel in KERNELS for params in kernel.schedules(spec, target)]
+
+
+@lru_cache(maxsize=None)
+def source_digest(kernel: Kernel | None) -> str:
+    """Digest of the source that decides what an algorithm lowers to, so that an edit makes its rows stale.
+
+    It covers the kernel's module and every module of this package that it uses.
+    """
+    root = type(kernel).__module__ if kernel is not None else "joulec.passes.relax.emit"
+    pending, seen = [root], set[str]()
+    digest = hashlib.sha256()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        module = sys.modules[name]
+        pending.extend(sorted(_used_modules(module)))
+    for name in sorted(seen):
+        digest.update(inspect.getsource(sys.modules[name]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _used_modules(module: ModuleType) -> set[str]:
+    owners = (
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        for value in vars(module).values()
+    )
+    parts = ("joulec.passes.kernels.", "joulec.passes.relax.")
+    return {owner for owner in owners if isinstance(owner, str) and owner.startswith(parts)} - {module.__name__}

@@ -1,0 +1,94 @@
+"""Relax calls that the graph does not model, as self-contained text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import relax
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One call as a module of its own.
+
+    Attributes:
+        kind: the operator's name.
+        text: TVM's JSON of an IRModule whose ``main`` takes the call's tensors and returns its result.
+        pure: whether the call has no effect beside its result.
+    """
+
+    kind: str
+    text: bytes
+    pure: bool
+
+
+def define(module: Any, call: Any) -> tuple[Definition, list[Any]]:
+    """The definition of a call and the expressions of its tensor operands, in the order of its parameters."""
+    operands: list[Any] = []
+    parameters: list[Any] = []
+
+    def abstract(expression: Any) -> Any:
+        if isinstance(expression, relax.Tuple):
+            return relax.Tuple([abstract(part) for part in expression.fields])
+        if isinstance(expression, (relax.Var, relax.Constant)) and isinstance(expression.ty, relax.TensorType):
+            operands.append(expression)
+            parameters.append(relax.Var(f"p{len(parameters)}", expression.ty))
+            return parameters[-1]
+        return expression
+
+    builder = relax.BlockBuilder()
+    callees: dict[Any, Any] = {}
+
+    def adopt(expression: Any) -> Any:
+        if isinstance(expression, tvm.ir.GlobalVar):
+            if expression not in callees:
+                callees[expression] = builder.add_func(module[expression], expression.name_hint)
+            return callees[expression]
+        return expression
+
+    arguments = [adopt(abstract(argument)) for argument in call.args]
+    pure = _is_pure(module, call)
+    body = relax.Call(adopt(call.op), arguments, call.attrs, call.ty_args)
+    with builder.function("main", parameters, pure=pure):
+        result = builder.emit(body)
+        builder.emit_func_output(result)
+    kind = call.op.name if isinstance(call.op, tvm.ir.Op) else getattr(call.op, "name_hint", "call")
+    if kind in ("relax.call_tir", "relax.call_tir_inplace"):
+        kind = str(call.args[0].name_hint)
+    return Definition(kind, tvm.ir.save_json(builder.get()).encode(), pure), operands
+
+
+def adopt_definition(builder: Any, text: bytes) -> Any:
+    """Add a definition to a module under construction.
+
+    Returns:
+        The function to call with the operands.
+    """
+    module = tvm.ir.load_json(text.decode())
+    renamed: dict[Any, Any] = {}
+    main = None
+    for variable, function in module.functions_items():
+        if variable.name_hint == "main":
+            main = function
+        else:
+            renamed[variable] = builder.add_func(function.without_attr("global_symbol"), variable.name_hint)
+    return builder.add_func(_rename(main, renamed).without_attr("global_symbol"), "opaque")
+
+
+def _rename(function: Any, renamed: dict[Any, Any]) -> Any:
+    @relax.expr_functor.mutator
+    class Renamer(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_global_var_(self, variable: Any) -> Any:
+            return renamed.get(variable, variable)
+
+    return Renamer().visit_expr(function)
+
+
+def _is_pure(module: Any, call: Any) -> bool:
+    if isinstance(call.op, tvm.ir.Op):
+        return bool(call.op.get_attr("FPurity"))
+    if isinstance(call.op, tvm.ir.GlobalVar):
+        return bool(getattr(module[call.op], "is_pure", False))
+    return False

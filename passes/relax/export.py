@@ -1,0 +1,193 @@
+"""Graphs with their assignment to a Relax IRModule."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax
+
+from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
+from joulec.passes.relax.backend import KernelAlgorithm
+from joulec.passes.relax.definition import adopt_definition
+from joulec.passes.relax.emit import emit_reference
+from joulec.passes.search.choices import Choice
+
+EXTERNAL_CALL = "joulec.onnx"
+_Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """One function of an exported module.
+
+    Attributes:
+        function: its name in the module.
+        weights: digests of the weights that it takes after the inputs, in order.
+    """
+
+    function: str
+    weights: tuple[str, ...]
+
+
+@dataclass
+class Exported:
+    """A module with everything that it needs at run time.
+
+    Attributes:
+        module: functions that take inputs, then weights, and return a tuple.
+        entries: one per exported graph, in the order of export.
+        weights: packed weights by content digest, each once.
+        externals: ONNX definitions of operators that run outside the module, by digest.
+    """
+
+    module: Any
+    entries: list[EntryPoint]
+    weights: dict[str, _Array]
+    externals: dict[str, bytes]
+
+
+@dataclass
+class Exporter:
+    """Builds one module from several graphs; kernels and weights that they share are kept once."""
+
+    _builder: Any = field(default_factory=relax.BlockBuilder)
+    _kernels: dict[tuple[NodeSpec, str], Any] = field(default_factory=dict)
+    _entries: list[EntryPoint] = field(default_factory=list)
+    _weights: dict[str, _Array] = field(default_factory=dict)
+    _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
+    _externals: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, function: str, graph: Graph, assignment: Mapping[Node, Choice]) -> None:
+        """Export a graph as a function of that name.
+
+        Args:
+            assignment: the algorithm of every node of the graph.
+        """
+        names = _unique(value.name or "input" for value in graph.inputs)
+        inputs = {v: relax.Var(n, _type(v.type)) for v, n in zip(graph.inputs, names, strict=True)}
+        weights: dict[str, Any] = {}
+        algorithms = {node: _algorithm(assignment[node]) for node in graph.nodes}
+        operands = {node: self._constants(node, algorithms[node], weights) for node in graph.nodes}
+        parameters = [*inputs.values(), *weights.values()]
+        with self._builder.function(function, parameters, attrs={"num_input": len(inputs)}):
+            known: dict[Value, Any] = dict(inputs)
+            impure = any(isinstance(node.op, Opaque) and not node.op.pure for node in graph.nodes)
+            with self._builder.dataflow() if not impure else _NoBlock():
+                for node in graph.nodes:
+                    constants = operands[node]
+                    given = [
+                        known[operand] if isinstance(operand, Value) else constants[index]
+                        for index, operand in enumerate(node.operands)
+                    ]
+                    results = self._emit(node, algorithms[node], given)
+                    known.update(zip(node.outputs, results, strict=True))
+                result = relax.Tuple([known[value] for value in graph.outputs])
+                result = self._builder.emit(result) if impure else self._builder.emit_output(result)
+            self._builder.emit_func_output(result)
+        self._entries.append(EntryPoint(function, tuple(weights)))
+
+    def finish(self) -> Exported:
+        """The module with all functions added so far."""
+        return Exported(self._builder.get(), self._entries, self._weights, self._externals)
+
+    def _constants(self, node: Node, algorithm: KernelAlgorithm | None, weights: dict[str, Any]) -> dict[int, Any]:
+        """Parameters for the node's constant operands by position, packed as its algorithm reads them."""
+        found = {}
+        for index, operand in enumerate(node.operands):
+            if not isinstance(operand, Weight):
+                continue
+            digest = self._pack(node, algorithm, index, operand)
+            if digest not in weights:
+                array = self._weights[digest]
+                weights[digest] = relax.Var(f"w_{digest[:12]}", _type(TensorType(array.shape, str(array.dtype))))
+            found[index] = weights[digest]
+        return found
+
+    def _pack(self, node: Node, algorithm: KernelAlgorithm | None, index: int, weight: Weight) -> str:
+        native = algorithm is not None and algorithm.kernel is not None
+        form = f"{algorithm.name}|{node.spec}" if native and algorithm is not None else ""
+        key = (weight.key, form, index)
+        if key not in self._packed:
+            array = weight.value()
+            if algorithm is not None and algorithm.kernel is not None:
+                array = algorithm.kernel.pack(node.spec, algorithm.params, algorithm.target, index, array)
+            array = np.ascontiguousarray(array).reshape(array.shape)
+            digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+            self._weights.setdefault(digest, array)
+            self._packed[key] = digest
+        return self._packed[key]
+
+    def _emit(self, node: Node, algorithm: KernelAlgorithm | None, operands: list[Any]) -> list[Any]:
+        results = [_type(value.type) for value in node.outputs]
+        if isinstance(node.op, Reshape):
+            return [self._builder.emit(relax.op.reshape(operands[0], node.op.shape))]
+        if isinstance(node.op, Opaque):
+            return self._opaque(node.op, operands, results)
+        if algorithm is None or algorithm.kernel is None:
+            return emit_reference(self._builder, node.spec, operands)
+        kernel = self._kernel(node.spec, algorithm)
+        if len(results) == 1:
+            return [self._builder.emit(relax.op.call_tir(kernel, relax.Tuple(operands), results[0]))]
+        both = self._builder.emit(relax.op.call_tir(kernel, relax.Tuple(operands), results))
+        return [self._builder.emit(relax.TupleGetItem(both, index)) for index in range(len(results))]
+
+    def _kernel(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> Any:
+        key = (spec, algorithm.name)
+        if key not in self._kernels:
+            assert algorithm.kernel is not None
+            function = algorithm.kernel.build(spec, algorithm.params, algorithm.target)
+            name = f"{spec.op.name}_{algorithm.family}".replace(".", "_")
+            self._kernels[key] = self._builder.add_func(function, name)
+        return self._kernels[key]
+
+    def _opaque(self, op: Opaque, operands: list[Any], results: list[Any]) -> list[Any]:
+        if op.dialect == "relax":
+            called = self._builder.emit(relax.Call(adopt_definition(self._builder, op.definition), operands))
+            if not isinstance(called.ty, relax.TupleType):
+                return [called]
+            return [self._builder.emit(relax.TupleGetItem(called, index)) for index in range(len(results))]
+        digest = hashlib.sha256(op.definition).hexdigest()
+        self._externals[digest] = op.definition
+        arguments = relax.Tuple([relax.StringImm(digest), *operands])
+        out = results[0] if len(results) == 1 else results
+        called = self._builder.emit(relax.op.call_dps_packed(EXTERNAL_CALL, arguments, out))
+        if len(results) == 1:
+            return [called]
+        return [self._builder.emit(relax.TupleGetItem(called, index)) for index in range(len(results))]
+
+
+class _NoBlock:
+    """Stands in for a dataflow block where a function has effects."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _algorithm(choice: Choice) -> KernelAlgorithm | None:
+    return choice.algorithm if isinstance(choice.algorithm, KernelAlgorithm) else None
+
+
+def _type(type: TensorType) -> Any:
+    return relax.TensorType(type.shape, type.dtype)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Names that Relax accepts, made distinct."""
+    found: list[str] = []
+    for name in names:
+        base = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "input"
+        base = base if not base[0].isdigit() else f"_{base}"
+        candidate, count = base, 1
+        while candidate in found:
+            count += 1
+            candidate = f"{base}_{count}"
+        found.append(candidate)
+    return found

@@ -1,0 +1,54 @@
+"""What a user may ask of a compilation; the command line and the Python API share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Options of ``joulec compile`` and `joulec.compile`.
+
+    Attributes:
+        objective: an expression, a Python function of (totals, origin totals), or an `Objective`.
+        max_time_s: bound on seconds per call of each batch size.
+        max_energy_j: bound on joules per call.
+        max_power_w: bound on mean watts.
+        batch_sizes: batch sizes to compile for; None keeps the model's own shapes.
+        input_shapes: shapes of inputs by name; needed for dynamic dimensions.
+        target: TVM target, e.g. ``llvm`` or ``llvm -mcpu=haswell``.
+        threads: worker threads; None takes the process's CPU affinity.
+        alpha: relaxation of the outer search.
+        budget: graphs that the outer search expands; 0 turns it off.
+        inner: how algorithms are assigned.
+        distance: d of the inner search's neighbourhood.
+        costs: the cost database's URL or path, ``model`` for a roofline, None for the user's own database.
+        meter: ``auto``, ``nvml``, ``rapl`` or ``estimate``.
+        protocol: measurement protocol.
+        exclude_algorithms: algorithm families that must not be used.
+        max_error: largest relative error against the original that is accepted; None takes the default.
+        search_time_s: seconds after which a search returns the best so far, measuring included.
+        seed: seed of random inputs.
+    """
+
+    objective: str | Callable[..., Any] | Any = "energy"
+    max_time_s: float | None = None
+    max_energy_j: float | None = None
+    max_power_w: float | None = None
+    batch_sizes: Sequence[int] | None = None
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    target: str = "llvm"
+    threads: int | None = None
+    alpha: float = 1.05
+    budget: int = 300
+    inner: Literal["exact", "neighbourhood", "none"] = "exact"
+    distance: int = 2
+    costs: str | None = None
+    meter: str = "auto"
+    protocol: Literal["adaptive"] = "adaptive"
+    exclude_algorithms: tuple[str, ...] = ()
+    max_error: float | None = None
+    search_time_s: float | None = None
+    seed: int = 0
