@@ -1,0 +1,147 @@
+"""Matrix products of two run-time operands, with leading dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.passes.graph import MatMul, NodeSpec
+from joulec.passes.kernels import loops
+from joulec.passes.kernels.epilogue import can_apply
+from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.matmul import Product, emit_tile, tiles
+from joulec.profiler.candidate import Work
+
+
+class Matmul:
+    """Product whose right operand is read as it is, or, where it is stored transposed, turned panel by panel."""
+
+    name = "matmul"
+
+    def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
+        """Tile shapes, on one thread or all."""
+        if not isinstance(spec.op, MatMul) or not can_apply(spec):
+            return ()
+        return [
+            (("rows", rows), ("vectors", vectors), ("parallel", choice))
+            for rows, vectors in tiles(_product(spec), target)[:2]
+            for choice in loops.spread(target, spec.bytes + spec.flops // 8)
+        ]
+
+    def pack(
+        self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
+        """Operands are read as they are."""
+        return np.ascontiguousarray(array).reshape(array.shape)
+
+    def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
+        """The PrimFunc: one task per product and panel of columns."""
+        op = spec.op
+        assert isinstance(op, MatMul)
+        chosen = dict(params)
+        product, lead = _product(spec), _lead(spec)
+        lanes, height = target.lanes, chosen["rows"]
+        width = chosen["vectors"] * lanes
+        rank = len(spec.results[0].shape)
+        steps = [
+            [0] * (len(lead) - len(own)) + [size * (n > 1) for size, n in zip(_batch_strides(own, area), own, strict=True)]
+            for own, area in (
+                (_own_lead(spec, 0) if lead else (), product.rows * product.depth),
+                (_own_lead(spec, 1) if lead else (), product.depth * product.columns),
+            )
+        ]
+
+        def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
+            left, right = operands[:2]
+            fused = loops.epilogue_buffers(spec, operands)
+
+            def panel(batch: Any, first: Any, columns: int) -> None:
+                at = loops.unravel(batch, lead)
+                of_left, of_right = (loops.ravel(at, stride) for stride in steps)
+                element = _right(op, right, of_right, first, product, columns)
+                widths = [min(lanes, columns - begin) for begin in range(0, columns, lanes)]
+
+                def tile(top: Any, rows: int) -> None:
+                    def keep(row: int, vector: int, lane: Any, value: Any) -> None:
+                        column = first + vector * lanes + lane
+                        line = batch * product.rows + top + row
+                        channel = line // spec.results[0].shape[2] % spec.results[0].shape[1] if rank == 4 else column
+                        offset = line * product.columns + column
+                        loops.store(results[0], offset, loops.after_epilogue(spec, value, fused, offset, channel))
+
+                    emit_tile(
+                        rows,
+                        widths,
+                        lanes,
+                        product.depth,
+                        lambda row, k: left[of_left + (top + row) * product.depth + k],
+                        lambda k, vector, lane: element(k, vector * lanes + lane),
+                        None,
+                        keep,
+                    )
+
+                whole, rest = divmod(product.rows, height)
+                loops.repeat(whole, lambda index: tile(index * height, height))
+                if rest:
+                    tile(whole * height, rest)
+
+            panels = -(-product.columns // width)
+
+            def task(index: Any) -> None:
+                which = index % panels if panels > 1 else 0
+                loops.pieces(
+                    product.columns, width, which, lambda first, columns: panel(index // panels, first, columns)
+                )
+
+            loops.repeat(math.prod(lead) * panels, task, bool(chosen["parallel"]))
+
+        return loops.prim_func([operand.type for operand in spec.operands], spec.results, body)
+
+    def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
+        """The right operand is read once per tile of rows, the left once per panel."""
+        chosen = dict(params)
+        product, batch = _product(spec), math.prod(_lead(spec))
+        tiled = -(-product.rows // chosen["rows"])
+        panels = -(-product.columns // (chosen["vectors"] * target.lanes))
+        right = 4 * batch * product.depth * product.columns * tiled
+        left = 4 * batch * product.rows * product.depth
+        registers = right + left * product.columns / target.lanes
+        return Work(spec.flops, spec.bytes, right + left * panels, registers)
+
+
+def _own_lead(spec: NodeSpec, index: int) -> tuple[int, ...]:
+    return spec.operands[index].type.shape[:-2]
+
+
+def _product(spec: NodeSpec) -> Product:
+    return Product.single(spec) if _lead(spec) else Product.fused(spec)
+
+
+def _lead(spec: NodeSpec) -> tuple[int, ...]:
+    """The leading dimensions that stay a loop; none where all rows meet one right matrix."""
+    single = math.prod(_own_lead(spec, 1)) == 1
+    return () if single else spec.results[0].shape[:-2]
+
+
+def _batch_strides(lead: Sequence[int], area: int) -> list[int]:
+    return [stride * area for stride in loops.row_major(lead)]
+
+
+def _right(
+    op: MatMul, right: Any, base: Any, first: Any, product: Product, columns: int
+) -> Callable[[Any, Any], Any]:
+    """Element (k, column) of a panel; a transposed matrix is first turned into a workspace of the task."""
+    if not op.transpose_b:
+        return lambda k, column: right[base + k * product.columns + first + column]
+    turned = loops.workspace(product.depth * columns)
+
+    def turn(column: Any) -> None:
+        source = base + (first + column) * product.depth
+        loops.repeat(product.depth, lambda k: loops.store(turned, k * columns + column, right[source + k]))
+
+    loops.repeat(columns, turn)
+    return lambda k, column: turned[k * columns + column]

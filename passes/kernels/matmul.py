@@ -1,0 +1,317 @@
+"""Matrix products: tiles of rows × vectors of columns kept in registers over the whole depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.passes.graph import MatMul, NodeSpec, TensorType
+from joulec.passes.kernels import loops
+from joulec.passes.kernels.epilogue import can_apply
+from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.profiler.candidate import Work
+
+
+@dataclass(frozen=True)
+class Product:
+    """The sizes of a[rows, depth] times b[depth, columns]."""
+
+    rows: int
+    depth: int
+    columns: int
+
+    @staticmethod
+    def fused(spec: NodeSpec) -> Product:
+        """One product of all rows: the right operand is a single matrix."""
+        *lead, rows, columns = spec.results[0].shape
+        return Product(math.prod(lead) * rows, spec.operands[0].type.shape[-1], columns)
+
+    @staticmethod
+    def single(spec: NodeSpec) -> Product:
+        """One product of the batch."""
+        return Product(spec.results[0].shape[-2], spec.operands[0].type.shape[-1], spec.results[0].shape[-1])
+
+
+def tiles(product: Product, target: CpuTarget) -> list[tuple[int, int]]:
+    """(rows, vectors) of the register tiles worth trying: accumulators, one row of b and one element of a fit."""
+    vectors = -(-product.columns // target.lanes)
+    if product.rows == 1:
+        widths = [width for width in (4, 8, 2, 1) if width <= vectors]
+        busy = [width for width in widths if -(-vectors // width) >= target.threads]
+        return [(1, width) for width in (busy or widths[-1:])][:3]
+    most = {width: (target.registers - 1 - width) // width for width in (1, 2, 3, 4) if width <= vectors}
+    shapes = [(_even(product.rows, min(height, product.rows)), width) for width, height in most.items()]
+    return sorted(shapes, key=lambda shape: -shape[0] * shape[1] / (shape[0] + shape[1]))[:3]
+
+
+def _even(rows: int, most: int) -> int:
+    """The tile height up to ``most`` that leaves the last tile fullest, in at most a tenth more tiles."""
+    fewest = -(-rows // most)
+    heights = [height for height in range(1, most + 1) if -(-rows // height) <= math.ceil(fewest * 1.1)]
+    return min(heights, key=lambda height: (-(-rows // height) * height - rows, -height))
+
+
+def emit_tile(
+    rows: int,
+    widths: Sequence[int],
+    lanes: int,
+    depth: int,
+    left: Callable[[int, Any], Any],
+    right: Callable[[Any, int, Any], Any],
+    initial: Callable[[int, int, Any], Any] | None,
+    keep: Callable[[int, int, Any, Any], None],
+    stored: int | None = None,
+) -> None:
+    """One register tile.
+
+    Args:
+        rows: its height.
+        widths: elements computed of each of its vectors.
+        lanes: elements of a whole vector.
+        depth: length of the sums.
+        left: element (row, k) of a.
+        right: element (k, vector, lane) of b.
+        initial: what the sum (row, vector, lane) starts from; zero when None.
+        keep: takes the sum (row, vector, lane, value).
+        stored: how many of the columns are kept; all when None.
+    """
+    sums = loops.local(rows * len(widths) * lanes)
+
+    def each(body: Callable[[int, int, Any, Any], None], columns: int = lanes * len(widths)) -> None:
+        for row in range(rows):
+            for vector, computed in enumerate(widths):
+                first = (row * len(widths) + vector) * lanes
+                width = min(computed, columns - vector * lanes)
+                loops.vectors(width, width, partial(_at, body, row, vector, first))
+
+    def start(row: int, vector: int, lane: Any, place: Any) -> None:
+        loops.store(sums, place, initial(row, vector, lane) if initial else loops.f32(0))
+
+    each(start)
+
+    def step(k: Any) -> None:
+        each(
+            lambda row, vector, lane, place: loops.store(
+                sums, place, sums[place] + left(row, k) * right(k, vector, lane)
+            )
+        )
+
+    loops.repeat(depth, step)
+    each(lambda row, vector, lane, place: keep(row, vector, lane, sums[place]), stored or lanes * len(widths))
+
+
+def _at(body: Callable[[int, int, Any, Any], None], row: int, vector: int, first: int, lane: Any) -> None:
+    body(row, vector, lane, first + lane)
+
+
+class PackedMatmul:
+    """Product with a constant right operand.
+
+    The constant is packed into panels of a few vectors of columns over the whole depth, so that every task streams
+    its own part of memory once, in order. With one row this is bound by memory alone.
+    """
+
+    name = "packed_matmul"
+
+    def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
+        """Tile shapes, each over the whole depth or in blocks of it that stay in the second-level cache."""
+        op = spec.op
+        if not isinstance(op, MatMul) or not can_apply(spec) or not spec.operands[1].constant:
+            return ()
+        right = spec.operands[1].type
+        if right.size != math.prod(right.shape[-2:]) or len(right.shape) > len(spec.results[0].shape):
+            return ()
+        product = Product.fused(spec)
+        choices = loops.spread(target, spec.bytes + spec.flops // 8)
+        found: list[Params] = []
+        for place, (rows, vectors) in enumerate(tiles(product, target)):
+            panel = 4 * product.depth * vectors * target.lanes
+            depths = [product.depth]
+            if place == 0 and product.rows > rows and panel > target.l2_bytes // 4:
+                depths.append(max(256, target.l1_bytes // (4 * vectors * target.lanes) * 4))
+            found.extend(
+                (("rows", rows), ("vectors", vectors), ("depth", depth), ("parallel", choice))
+                for depth in depths
+                for choice in choices
+            )
+        return found
+
+    def pack(
+        self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
+        """The right operand in panels: for each, all depth, then its columns, zeros beyond the last."""
+        if index != 1:
+            return np.ascontiguousarray(array).reshape(array.shape)
+        op = spec.op
+        assert isinstance(op, MatMul)
+        matrix = array.reshape(array.shape[-2:])
+        matrix = matrix.T if op.transpose_b else matrix
+        depth, columns = matrix.shape
+        padded = np.zeros((depth, -(-columns // target.lanes) * target.lanes), matrix.dtype)
+        padded[:, :columns] = matrix
+        width = dict(params)["vectors"] * target.lanes
+        whole = padded.shape[1] // width * width
+        panels = padded[:, :whole].reshape(depth, -1, width).transpose(1, 0, 2)
+        return np.concatenate([panels.reshape(-1), padded[:, whole:].reshape(-1)])
+
+    def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
+        """The PrimFunc."""
+        chosen = dict(params)
+        product = Product.fused(spec)
+        lanes, height, wide = target.lanes, chosen["rows"], chosen["vectors"]
+        vectors = -(-product.columns // lanes)
+        band = _band(product, chosen, target)
+        packed = TensorType((product.depth * vectors * lanes,))
+        types = [packed if index == 1 else operand.type for index, operand in enumerate(spec.operands)]
+        panels = -(-vectors // wide)
+        per_channel = spec.results[0].shape[-2] if len(spec.results[0].shape) == 4 else 0
+
+        def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
+            fused = loops.epilogue_buffers(spec, operands)
+
+            def finish(row: Any, column: Any, value: Any) -> None:
+                offset = row * product.columns + column
+                channel = row // per_channel % spec.results[0].shape[1] if per_channel else column
+                loops.store(results[0], offset, loops.after_epilogue(spec, value, fused, offset, channel))
+
+            def panel(first_row: Any, count: int, first: Any, width: int, valid: int) -> None:
+                """``width`` vectors of columns from vector ``first`` on, of which ``valid`` columns exist."""
+                base = first * (lanes * product.depth)
+                multiply = _Multiply(operands[0], operands[1], product.depth, lanes, width, valid, base)
+                multiply.rows(
+                    first_row, count, height, chosen["depth"],
+                    lambda row, column, value: finish(row, first * lanes + column, value),
+                )  # fmt: skip
+
+            def task(index: Any) -> None:
+                column, row = index % panels if panels > 1 else 0, index // panels
+                full = product.columns // (wide * lanes)
+                rest = vectors - full * wide
+
+                def of_band(begin: Any, count: int) -> None:
+                    loops.either(
+                        column,
+                        [
+                            (full, lambda which: panel(begin, count, which * wide, wide, wide * lanes)),
+                            (
+                                panels - full,
+                                lambda _: panel(begin, count, full * wide, rest, product.columns - full * wide * lanes),
+                            ),
+                        ],
+                    )
+
+                loops.pieces(product.rows, band, row, of_band)
+
+            loops.repeat(panels * -(-product.rows // band), task, bool(chosen["parallel"]))
+
+        return loops.prim_func(types, spec.results, body)
+
+    def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
+        """Panels come from memory once, rows once per panel, both once per tile from the second-level cache."""
+        chosen = dict(params)
+        product = Product.fused(spec)
+        columns = -(-product.columns // target.lanes) * target.lanes
+        weights = 4 * product.depth * columns
+        panels = -(-columns // (chosen["vectors"] * target.lanes))
+        tiled = -(-product.rows // chosen["rows"])
+        flops = 2 * product.rows * product.depth * columns + len(spec.epilogue) * spec.results[0].size
+        moved = spec.bytes - spec.operands[1].type.bytes + weights
+        cached = weights * tiled + 4 * product.rows * product.depth * panels
+        registers = weights * tiled + 4 * product.rows * product.depth * columns / target.lanes
+        return Work(flops, moved, cached, registers)
+
+
+def _band(product: Product, chosen: dict[str, int], target: CpuTarget) -> int:
+    """Rows of one task: what the second-level cache holds, less where threads would lack tasks; whole tiles."""
+    height = chosen["rows"]
+    held = max(1, target.l2_bytes // 2 // (4 * chosen["depth"]))
+    if chosen["parallel"]:
+        panels = -(-product.columns // (chosen["vectors"] * target.lanes))
+        held = min(held, -(-product.rows * panels // (loops.TASKS_PER_THREAD * target.threads)))
+    return min(product.rows, -(-held // height) * height)
+
+
+@dataclass(frozen=True)
+class _Multiply:
+    """Rows of a times one packed panel."""
+
+    left: Any
+    packed: Any
+    depth: int
+    lanes: int
+    width: int
+    valid: int
+    base: Any
+
+    def rows(
+        self, first: Any, count: int, height: int, block: int, finish: Callable[[Any, Any, Any], None]
+    ) -> None:
+        """Rows ``first`` … ``first + count`` in tiles of ``height``, the depth in blocks."""
+        if block >= self.depth:
+            self._tiles(first, count, height, 0, self.depth, None, finish)
+            return
+        columns = self.width * self.lanes
+        sums = loops.workspace(count * columns)
+        loops.vectors(count * columns, self.lanes, lambda i: loops.store(sums, i, loops.f32(0)))
+
+        def block_of(index: Any) -> None:
+            loops.pieces(
+                self.depth,
+                block,
+                index,
+                lambda begin, length: self._tiles(first, count, height, begin, length, sums, None),
+            )
+
+        loops.repeat(-(-self.depth // block), block_of)
+
+        def out(row: Any) -> None:
+            loops.vectors(
+                self.valid, self.lanes, lambda column: finish(first + row, column, sums[row * columns + column])
+            )
+
+        loops.repeat(count, out)
+
+    def _tiles(
+        self,
+        first: Any,
+        count: int,
+        height: int,
+        begin: Any,
+        length: int,
+        sums: Any,
+        finish: Callable[[Any, Any, Any], None] | None,
+    ) -> None:
+        columns = self.width * self.lanes
+
+        def tile(top: Any, rows: int) -> None:
+            def place(row: int, vector: int, lane: Any) -> Any:
+                return (top + row) * columns + vector * self.lanes + lane
+
+            def keep(row: int, vector: int, lane: Any, value: Any) -> None:
+                if finish is None:
+                    loops.store(sums, place(row, vector, lane), value)
+                else:
+                    finish(first + top + row, vector * self.lanes + lane, value)
+
+            emit_tile(
+                rows,
+                [self.lanes] * self.width,
+                self.lanes,
+                length,
+                lambda row, k: self.left[(first + top + row) * self.depth + begin + k],
+                lambda k, vector, lane: self.packed[self.base + (begin + k) * columns + vector * self.lanes + lane],
+                (lambda row, vector, lane: sums[place(row, vector, lane)]) if finish is None else None,
+                keep,
+                stored=None if finish is None else self.valid,
+            )
+
+        whole, rest = divmod(count, height)
+        loops.repeat(whole, lambda index: tile(index * height, height))
+        if rest:
+            tile(whole * height, rest)

@@ -1,0 +1,118 @@
+"""What kernels need to know of a CPU target, from TVM's target text."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from joulec.passes.kernels.kernel import CpuTarget
+
+_VECTORS = (("avx512f", 16, 32), ("avx2", 8, 16), ("avx", 8, 16), ("neon", 4, 32), ("sse2", 4, 16))
+"""Feature, float32 lanes, registers; the first that a target has decides."""
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}
+DEFAULT_LAST_LEVEL_BYTES = 32 * 1024**2
+
+
+class TargetError(ValueError):
+    """A target that TVM does not know or that is no CPU."""
+
+
+def cpu_target(target: str | None, threads: int) -> CpuTarget:
+    """What kernels must know of a target.
+
+    Args:
+        target: ``llvm`` or None for this machine; else TVM's target as JSON (``{"kind": "llvm", "mcpu": "haswell"}``)
+            or in words (``llvm -mcpu=haswell -mtriple=x86_64-linux-gnu -mattr=+avx2,+fma``).
+        threads: worker threads at run time.
+
+    Raises:
+        TargetError: the text cannot be read, the target is no CPU, or LLVM does not know its mcpu.
+    """
+    if threads < 1:
+        raise TargetError(f"{threads} threads: at least one is needed")
+    options = _options(target or "llvm")
+    host = set(options) == {"kind"}
+    canonical = _validated(json.dumps(_host() if host else options, sort_keys=True))
+    for feature, lanes, registers in _VECTORS:
+        if _has(canonical, feature):
+            break
+    else:
+        lanes, registers = 4, 16
+    if not host:
+        return CpuTarget(canonical, lanes, registers, threads)
+    first, second = cache_bytes(1), cache_bytes(2)
+    defaults = CpuTarget(canonical, lanes, registers, threads)
+    return CpuTarget(
+        canonical, lanes, registers, threads, first or defaults.l1_bytes, second or defaults.l2_bytes
+    )
+
+
+def cache_bytes(level: int) -> int | None:
+    """Size of this machine's data cache of a level, as one core sees it; None where the system does not tell."""
+    for index in sorted(_CACHES.glob("index*")):
+        try:
+            described = {name: (index / name).read_text().strip() for name in ("level", "type", "size")}
+        except OSError:
+            continue
+        if described["level"] == str(level) and described["type"] != "Instruction":
+            size = described["size"]
+            return int(size[:-1]) * _UNITS[size[-1]] if size[-1:] in _UNITS else int(size)
+    return None
+
+
+def last_level_bytes() -> int:
+    """Size of this machine's last-level cache (as far as one core reaches), 32 MiB where the system does not tell."""
+    return next((size for size in map(cache_bytes, (4, 3, 2)) if size), DEFAULT_LAST_LEVEL_BYTES)
+
+
+def _options(text: str) -> dict[str, Any]:
+    if text.lstrip().startswith("{"):
+        try:
+            options: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise TargetError(f"the target {text!r} is not valid JSON: {error}") from error
+    else:
+        kind, *words = text.split()
+        options = {"kind": kind}
+        for word in words:
+            name, equals, value = word.lstrip("-").partition("=")
+            if not equals or not word.startswith("-"):
+                raise TargetError(f"the target {text!r}: {word!r} is not of the form -name=value")
+            options[name] = value.split(",") if name == "mattr" else value
+    if options.get("kind") != "llvm":
+        raise TargetError(f"the target {text!r} is of kind {options.get('kind')}; kernels here are for CPUs: llvm")
+    return options
+
+
+@lru_cache(maxsize=1)
+def _host() -> dict[str, str]:
+    from tvm.target import codegen
+
+    return {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
+
+
+@lru_cache(maxsize=None)
+def _validated(canonical: str) -> str:
+    """The text, once TVM and LLVM know it."""
+    from tvm.target import Target, codegen
+
+    try:
+        parsed = Target(json.loads(canonical))
+    except (ValueError, TypeError) as error:
+        raise TargetError(f"TVM does not accept the target {canonical}: {error}") from error
+    cpu = parsed.attrs.get("mcpu")
+    triple = parsed.attrs.get("mtriple") or codegen.llvm_get_system_triple()
+    if cpu and not codegen.llvm_is_valid_cpu(str(cpu), str(triple)):
+        known = ", ".join(sorted(map(str, codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple})))))
+        raise TargetError(f"LLVM knows no mcpu {str(cpu)!r} for {triple}; it knows: {known}")
+    return canonical
+
+
+@lru_cache(maxsize=None)
+def _has(canonical: str, feature: str) -> bool:
+    from tvm.target import Target, codegen
+
+    return bool(codegen.llvm_cpu_has_features(feature, Target(json.loads(canonical))))
