@@ -49,6 +49,8 @@ def translated(error: Exception, where: str) -> CostStoreError:
         wrong, remedy = _SQLITE[sqlite_code & 0xFF]
     elif state is not None and state[:2] in _SQLSTATE_CLASS:
         wrong, remedy = _SQLSTATE_CLASS[state[:2]]
+    elif isinstance(cause, ValueError):
+        wrong, remedy = "holds a row that cannot be read", "restore a copy of the database, or delete that row"
     elif isinstance(cause, sqlite3.Error):
         wrong, remedy = "cannot be used", _BROKEN
     else:

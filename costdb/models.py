@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, DateTime, String, Text
+from sqlalchemy import JSON, CheckConstraint, DateTime, Double, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
@@ -15,7 +15,7 @@ from joulec.costdb.store import KEY_FIELDS, measured_at
 class Base(DeclarativeBase):
     """What all tables share; a change here needs a migration."""
 
-    type_annotation_map = {str: Text(), dict[str, str]: JSON(), datetime: DateTime()}  # noqa: RUF012
+    type_annotation_map = {str: Text(), float: Double(), dict[str, str]: JSON(), datetime: DateTime()}  # noqa: RUF012
 
 
 class CostRow(Base):

@@ -97,6 +97,8 @@ def _open_sqlite(path: Path) -> CostStore:
 def _open_postgres(url: URL) -> CostStore:
     try:
         engine = postgres_engine(url)
-    except ModuleNotFoundError as error:
-        raise CostStoreError("a PostgreSQL cost database needs the driver: pip install 'joulec[postgres]'") from error
+    except ImportError as error:
+        raise CostStoreError(
+            f"a PostgreSQL cost database needs the driver psycopg ({error}); pip install 'joulec[postgres]'"
+        ) from error
     return SqlStore(engine)

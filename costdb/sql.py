@@ -130,7 +130,7 @@ class SqlStore(CostStore):
         try:
             with Session(engine) as session, session.begin():
                 yield session
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ValueError) as error:
             raise translated(error, self._where) from error
 
     def _upsert(self) -> Insert:

@@ -1,0 +1,150 @@
+"""Databases to test against: in memory, SQLite files, and a PostgreSQL server started from the machine's binaries."""
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
+from joulec.costdb.open import open_store
+from joulec.costdb.store import CostStore
+
+_numbers = itertools.count()
+
+
+def _row(
+    index: int, outcome: Cost | Failure | None = None, operator: str = "conv2d", device: str = "cpu-a"
+) -> Measurement:
+    """A measurement with every field filled, and figures that no float format shortens."""
+    key = CostKey(
+        operator=operator,
+        attributes=f"groups=1 index={index}",
+        epilogue="bias+relu",
+        shapes="(1,64,56,56)f32 (64,64,3,3)f32! -> (1,64,56,56)f32",
+        layouts="NCHW16c OIHW16i16o -> NCHW16c",
+        placement="own",
+        algorithm="direct_conv",
+        parameters="columns=14",
+        digest="5d41402a",
+        device=device,
+        compiler="tvm-0.27.0",
+        energy_source="rapl",
+        protocol="adaptive-1",
+    )
+    cost = Cost((index + 1) / 3e5, (index + 1) / 7, "measured", "rapl", spread=1 / 61, samples=30 + index)
+    return Measurement(key, outcome or cost, {"host": "bench-1", "date": "2026-03-01T12:00:00+00:00"})
+
+
+@pytest.fixture
+def row() -> Callable[..., Measurement]:
+    """Makes measurements: of an index (rows of one index share a key), an outcome, an operator and a device."""
+    return _row
+
+
+def _postgres_binaries() -> Path | None:
+    """The folder of the newest PostgreSQL server on this machine."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[-3]))
+    if versions:
+        return versions[-1].parent
+    found = shutil.which("initdb")
+    return None if found is None else Path(found).resolve().parent
+
+
+def _unprivileged() -> tuple[list[str], int | None]:
+    """How to run a command as somebody else than root, whom PostgreSQL refuses, and that user's id."""
+    if os.geteuid() != 0:
+        return [], None
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"], user.pw_uid
+    pytest.skip("PostgreSQL refuses to run as root, and there is neither a postgres nor a nobody to run it as")
+
+
+@pytest.fixture(scope="session")
+def postgres_socket() -> Iterator[Path]:
+    """The folder of a running server's Unix socket; user ``joulec``, no password, no TCP."""
+    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'joulec[postgres]'")
+    binaries = _postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed: apt install postgresql")
+    as_user, uid = _unprivileged()
+    if as_user and shutil.which(as_user[0]) is None:
+        pytest.skip("PostgreSQL refuses to run as root, and there is no setpriv to run it as another user")
+    root = Path(tempfile.mkdtemp(prefix="joulec-pg-", dir="/tmp"))  # a socket's path must be short
+    if uid is not None:
+        os.chown(root, uid, -1)
+    data = root / "data"
+    initdb = [binaries / "initdb", "-D", data, "-U", "joulec", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+    subprocess.run([*as_user, *initdb], check=True, stdout=subprocess.DEVNULL, cwd=root)
+    options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+    with (root / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*as_user, binaries / "postgres", "-D", data, "-k", root, *options], stdout=log, stderr=log, cwd=root
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(host=str(root), user="joulec", dbname="postgres").close()
+                break
+            except psycopg.OperationalError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"PostgreSQL did not start:\n{(root / 'log').read_text()}")
+                time.sleep(0.05)
+        yield root
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def postgres_url(postgres_socket: Path) -> str:
+    """The URL of a new, empty database."""
+    import psycopg
+
+    name = f"costs_{next(_numbers)}"
+    with psycopg.connect(host=str(postgres_socket), user="joulec", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"postgresql://joulec@/{name}?host={postgres_socket}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database of each kind that outlives its process."""
+    if request.param == "sqlite":
+        return str(tmp_path / "costs.db")
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def open_new(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], CostStore]:
+    """Opens a new store of each kind."""
+    if request.param == "memory":
+        return lambda: open_store("memory:")
+    if request.param == "sqlite":
+        return lambda: open_store(str(tmp_path / "costs.db"))
+    url = str(request.getfixturevalue("postgres_url"))
+    return lambda: open_store(url)
+
+
+@pytest.fixture
+def store(open_new: Callable[[], CostStore]) -> Iterator[CostStore]:
+    """A new, empty store of each kind."""
+    with open_new() as opened:
+        yield opened

@@ -1,0 +1,84 @@
+"""Several processes on one database, and processes that are killed."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from joulec.costdb.open import open_store
+
+WRITER = Path(__file__).with_name("writer.py")
+WRITERS = 8
+EACH = 60
+BATCH = 4
+
+
+@contextlib.contextmanager
+def writers(url: str, count: int, last: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that have loaded joulec and now begin, all at the same time, by opening the database."""
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen([sys.executable, WRITER, url, str(n), "0", str(last), str(BATCH)], **pipe)
+        for n in range(count)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_eight_processes_create_and_write_one_database(database_url):
+    with writers(database_url, WRITERS, EACH) as processes:
+        for process in processes:
+            _, complaints = process.communicate(timeout=120)
+            assert process.returncode == 0, complaints
+    with open_store(database_url) as store:
+        kept = {(m.key.operator, int(m.key.attributes)): m.outcome.time_s for m in store.rows()}
+    shared = {i: kept.pop(("shared", i)) for i in range(EACH)}
+    assert kept == {(f"own{n}", i): 1.0 + i for n in range(WRITERS) for i in range(EACH)}
+    assert set(shared.values()) <= {1.0 + n for n in range(WRITERS)}
+    # A batch is one transaction: one writer's figures stand in all of its rows.
+    assert all(len({shared[i] for i in range(start, start + BATCH)}) == 1 for start in range(0, EACH, BATCH))
+
+
+@pytest.mark.parametrize("batches", [1, 25])
+def test_a_killed_writer_loses_nothing_that_it_had_put(database_url, batches):
+    with writers(database_url, 1, -1) as (process,):
+        put = 0
+        for _ in range(batches):
+            put = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        rest = process.stdout.read().split()
+        assert process.wait() == -signal.SIGKILL
+        put = int(rest[-1]) if rest else put
+    with open_store(database_url) as store:
+        kept = {int(m.key.attributes) for m in store.rows(operator="own0")}
+        assert set(range(put)) <= kept
+        assert len(kept) % BATCH == 0, "half of a batch was kept"
+        assert {int(m.key.attributes) for m in store.rows(operator="shared")} == kept
+
+
+def test_a_writer_killed_within_a_transaction_leaves_the_database_free(tmp_path, row):
+    path = tmp_path / "costs.db"
+    with open_store(str(path)) as store:
+        store.put_many([row(1)])
+    hold = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE');"
+    hold += "c.execute('DELETE FROM joulec_costs'); print('held', flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    process.kill()
+    process.communicate()
+    with open_store(str(path)) as store:
+        store.put_many([row(2)])
+        assert {m.key for m in store.rows()} == {row(1).key, row(2).key}

@@ -1,0 +1,160 @@
+"""Creating, upgrading and refusing databases."""
+
+import logging
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, inspect, make_url, text
+
+from joulec.costdb import schema
+from joulec.costdb.engine import postgres_engine, sqlite_engine
+from joulec.costdb.models import Base
+from joulec.costdb.open import open_store
+from joulec.costdb.schema import MIGRATIONS, VERSION_TABLE, prepare
+from joulec.costdb.store import CostStoreError
+
+NEXT = '''"""Tell hosts apart."""
+import sqlalchemy as sa
+from alembic import op
+revision = "0002_9.1.0"
+down_revision = "0001_0.1.0"
+def upgrade():
+    op.add_column("joulec_costs", sa.Column("host", sa.Text(), nullable=True))
+    op.create_index("ix_joulec_costs_host", "joulec_costs", ["host"])
+'''
+
+
+@pytest.fixture
+def next_migrations(tmp_path: Path) -> Path:
+    """The migrations of a later joulec."""
+    folder = tmp_path / "100% later"
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "0002_9.1.0_host.py").write_text(NEXT)
+    return folder
+
+
+def engine_of(url: str) -> Engine:
+    return postgres_engine(make_url(url)) if url.startswith("postgresql") else sqlite_engine(Path(url))
+
+
+def prepare_with(migrations: Path, url: str) -> str:
+    engine = engine_of(url)
+    try:
+        return prepare(engine, url, None if url.startswith("postgresql") else Path(url), migrations)
+    finally:
+        engine.dispose()
+
+
+def test_the_migrations_make_what_the_models_say(database_url):
+    with open_store(database_url) as store:
+        assert store.info().schema_version == "0001"
+    engine = engine_of(database_url)
+    with engine.connect() as connection:
+        options = {"version_table": VERSION_TABLE, "compare_type": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
+        checks = inspect(connection).get_check_constraints("joulec_costs")
+        assert [check["name"] for check in checks] == ["ck_joulec_costs_one_outcome"]
+    engine.dispose()
+
+
+def test_every_revision_names_its_number_and_a_joulec():
+    revisions = [script.revision for script in ScriptDirectory(MIGRATIONS).walk_revisions()][::-1]
+    assert [revision.partition("_")[0] for revision in revisions] == [f"{n + 1:04}" for n in range(len(revisions))]
+    assert all(revision.partition("_")[2].replace(".", "").isdigit() for revision in revisions)
+
+
+def test_the_table_refuses_a_row_that_is_both_or_neither(database_url, row):
+    with open_store(database_url) as store:
+        store.put_many([row(1)])
+        with pytest.raises(Exception, match="one_outcome"), store._engine.begin() as connection:
+            connection.execute(text("UPDATE joulec_costs SET failure_kind = 'run'"))
+
+
+def test_an_older_database_is_upgraded_in_place(database_url, row, next_migrations, caplog):
+    with open_store(database_url) as store:
+        store.put_many(row(i) for i in range(50))
+    with caplog.at_level(logging.WARNING):
+        assert prepare_with(next_migrations, database_url) == "0002"
+    engine = engine_of(database_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*), count(host) FROM joulec_costs")).one() == (50, 0)
+    engine.dispose()
+    assert prepare_with(next_migrations, database_url) == "0002"
+    if not database_url.startswith("postgresql"):
+        assert "costs.db.schema-0001.bak" in caplog.text
+
+
+def test_the_copy_beside_holds_what_was_there_before(tmp_path, row, next_migrations):
+    path = tmp_path / "costs.db"
+    rows = {row(i).key: row(i) for i in range(50)}
+    taken = path.with_name("costs.db.schema-0001.bak")
+    taken.write_text("somebody else's")
+    with open_store(str(path)) as store:
+        store.put_many(rows.values())
+        # The rows are still in the write-ahead log, where copying the file alone would miss them.
+        assert Path(f"{path}-wal").stat().st_size > 0
+        prepare_with(next_migrations, str(path))
+    assert taken.read_text() == "somebody else's"
+    with open_store(str(path.with_name("costs.db.schema-0001.2.bak"))) as copy:
+        assert {m.key: m for m in copy.rows()} == rows
+
+
+def test_a_later_database_is_refused_with_the_version_to_install(database_url, row, next_migrations):
+    with open_store(database_url) as store:
+        store.put_many([row(1)])
+    prepare_with(next_migrations, database_url)
+    with pytest.raises(CostStoreError, match=r"later joulec \(schema 0002\).*'joulec>=9\.1\.0'"):
+        open_store(database_url)
+    engine = engine_of(database_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM joulec_costs")).scalar() == 1
+    engine.dispose()
+
+
+def test_an_upgrade_that_fails_changes_nothing(database_url, row, next_migrations):
+    with open_store(database_url) as store:
+        store.put_many([row(1)])
+    broken = next_migrations / "versions" / "0002_9.1.0_host.py"
+    broken.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')
+    with pytest.raises(CostStoreError, match="nowhere"):
+        prepare_with(next_migrations, database_url)
+    with open_store(database_url) as store:
+        assert [m.key for m in store.rows()] == [row(1).key]
+        store.put_many([row(2)])
+
+
+def test_another_programs_sqlite_file_is_left_alone(tmp_path):
+    path = tmp_path / "photos.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE photos (name TEXT)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(CostStoreError, match=r"photos\.db is another program's"):
+        open_store(str(path))
+    assert path.read_bytes() == before
+
+
+def test_other_tables_on_a_server_stay(postgres_url, row):
+    engine = engine_of(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('another program')"))
+    with open_store(postgres_url) as store:
+        store.put_many([row(1)])
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
+            "another program"
+        ]
+    engine.dispose()
+
+
+def test_missing_migrations_ask_for_a_new_installation(tmp_path):
+    (tmp_path / "empty" / "versions").mkdir(parents=True)
+    with pytest.raises(CostStoreError, match="reinstall"):
+        prepare_with(tmp_path / "empty", str(tmp_path / "costs.db"))
+    assert schema.MIGRATIONS.is_dir()
