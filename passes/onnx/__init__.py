@@ -1,1 +1,6 @@
-"""ONNX models to graphs and back."""
+"""ONNX models to graphs."""
+
+from joulec.passes.onnx.errors import ModelError
+from joulec.passes.onnx.importer import ImportedModel, import_onnx
+
+__all__ = ["ImportedModel", "ModelError", "import_onnx"]

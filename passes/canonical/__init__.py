@@ -1,0 +1,6 @@
+"""The canonical form of a graph: nothing that computes nothing, elementwise steps fused into what comes before them."""
+
+from joulec.passes.canonical.canonical import SIMPLIFICATIONS, canonicalise
+from joulec.passes.canonical.site import Fuses
+
+__all__ = ["SIMPLIFICATIONS", "Fuses", "canonicalise"]

@@ -1,0 +1,80 @@
+"""Canonicalisation: small simplifications, run until none applies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from joulec.passes.canonical.affine import affine_of_affine, affine_of_product
+from joulec.passes.canonical.fusion import fuse_activation, fuse_bias, fuse_residual
+from joulec.passes.canonical.site import Fuses, Site
+from joulec.passes.canonical.views import (
+    drop_trivial,
+    reshape_of_reshape,
+    transpose_as_reshape,
+    transpose_of_transpose,
+)
+from joulec.passes.graph import Graph, Node, Rewrite, Value
+
+Simplification = Callable[[Site, Node], Rewrite | None]
+"""The rewrite that simplifies a node with what is before it, None where there is nothing to simplify."""
+
+SIMPLIFICATIONS: tuple[Simplification, ...] = (
+    drop_trivial,
+    reshape_of_reshape,
+    transpose_of_transpose,
+    transpose_as_reshape,
+    affine_of_affine,
+    affine_of_product,
+    fuse_bias,
+    fuse_activation,
+    fuse_residual,
+)
+"""In the order in which they are tried on a node."""
+
+
+def canonicalise(graph: Graph, fuses: Fuses) -> Graph:
+    """The canonical form of a graph. Each simplification makes it smaller, so this ends.
+
+    Args:
+        fuses: which steps the back end takes into an epilogue (`BackEnd.fuses`).
+    """
+    while True:
+        simplified = _sweep(graph, fuses)
+        if simplified is graph:
+            return graph
+        graph = simplified
+
+
+def _sweep(graph: Graph, fuses: Fuses) -> Graph:
+    """Simplify what can be simplified side by side, in topological order."""
+    site = Site(graph, fuses)
+    removed: set[Node] = set()
+    added: list[Node] = []
+    replaced: dict[Value, Value] = {}
+    needed: set[Value] = set()
+    gone: set[Value] = set()
+    for node in graph.nodes:
+        rewrite = _first(site, node)
+        if rewrite is None or not removed.isdisjoint(rewrite.remove):
+            continue
+        kept = {value for fresh in rewrite.add for value in fresh.outputs} | set(rewrite.replace)
+        loses = {value for old in rewrite.remove for value in old.outputs} - kept
+        reads = {value for fresh in rewrite.add for value in fresh.inputs} | set(rewrite.replace.values())
+        if not gone.isdisjoint(reads) or not needed.isdisjoint(loses):
+            continue
+        removed.update(rewrite.remove)
+        added.extend(rewrite.add)
+        replaced.update(rewrite.replace)
+        needed |= reads
+        gone |= loses
+    if not removed:
+        return graph
+    return graph.apply(Rewrite(tuple(removed), tuple(added), replaced))
+
+
+def _first(site: Site, node: Node) -> Rewrite | None:
+    for simplify in SIMPLIFICATIONS:
+        rewrite = simplify(site, node)
+        if rewrite is not None:
+            return rewrite
+    return None

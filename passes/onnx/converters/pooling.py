@@ -1,0 +1,64 @@
+"""Poolings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from joulec.passes.graph import AvgPool2d, MaxPool2d, Reshape
+from joulec.passes.graph.node import Operand
+from joulec.passes.onnx.converters.base import Converter, Source
+from joulec.passes.onnx.converters.geometry import geometry
+
+
+def max_pool(source: Source) -> Sequence[Operand] | None:
+    """The indices of the maxima, where asked for, are not modelled."""
+    window = geometry(source, tuple(source.attribute("kernel_shape")))
+    if window is None or len(source.outputs) != 1:
+        return None
+    ceil_mode = bool(source.attribute("ceil_mode", 0))
+    op = MaxPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode)
+    return source.emit(op, source.operand(0))
+
+
+def average_pool(source: Source) -> Sequence[Operand] | None:
+    """Mean over windows."""
+    window = geometry(source, tuple(source.attribute("kernel_shape")))
+    if window is None:
+        return None
+    ceil_mode = bool(source.attribute("ceil_mode", 0))
+    counted = bool(source.attribute("count_include_pad", 0))
+    op = AvgPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode, counted)
+    return source.emit(op, source.operand(0))
+
+
+def global_average_pool(source: Source) -> Sequence[Operand] | None:
+    """The window is the whole plane."""
+    shape = source.operand(0).type.shape
+    return source.emit(AvgPool2d(shape[2:]), source.operand(0)) if len(shape) == 4 else None
+
+
+def global_max_pool(source: Source) -> Sequence[Operand] | None:
+    """The window is the whole plane."""
+    shape = source.operand(0).type.shape
+    return source.emit(MaxPool2d(shape[2:]), source.operand(0)) if len(shape) == 4 else None
+
+
+def reduce_mean(source: Source) -> Sequence[Operand] | None:
+    """The mean over the plane is global average pooling."""
+    shape = source.operand(0).type.shape
+    axes = source.constant(1) if source.opset >= 18 else source.attribute("axes")
+    if len(shape) != 4 or axes is None or sorted(int(axis) % 4 for axis in np.asarray(axes).ravel()) != [2, 3]:
+        return None
+    pooled = source.emit(AvgPool2d(shape[2:]), source.operand(0))
+    return pooled if source.attribute("keepdims", 1) else source.emit(Reshape(shape[:2]), *pooled)
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
+    "ReduceMean": reduce_mean,
+}

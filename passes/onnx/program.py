@@ -1,0 +1,202 @@
+"""The working form of a model between file and graph: nodes as they are, constants as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.defs
+import onnx.helper
+import onnx.numpy_helper
+import onnx.shape_inference
+
+from joulec.passes.graph import TensorType
+from joulec.passes.onnx.errors import ModelError, one_line
+
+Array = npt.NDArray[Any]
+
+_SMALL = 1024
+"""Constants of up to so many elements may matter to shape inference; larger ones are known to it by type alone."""
+
+
+@dataclass
+class Program:
+    """A model taken apart. Protos in it are never changed in place, only replaced.
+
+    Attributes:
+        inputs: what the caller supplies, without weights.
+        outputs: what the caller receives.
+        nodes: in topological order; `Constant` nodes have become constants.
+        constants: arrays by name.
+    """
+
+    name: str
+    inputs: list[onnx.ValueInfoProto]
+    outputs: list[onnx.ValueInfoProto]
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, Array]
+    opsets: Mapping[str, int]
+    ir_version: int
+
+    @staticmethod
+    def of(model: onnx.ModelProto) -> Program:
+        """Take a model apart.
+
+        Raises:
+            ModelError: a weight's bytes do not fit its type.
+        """
+        graph = model.graph
+        try:
+            constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{graph.name}: a weight is damaged: {one_line(error)}; export the model again") from error
+        return Program(
+            name=graph.name or "model",
+            inputs=[value for value in graph.input if value.name not in constants],
+            outputs=list(graph.output),
+            nodes=list(graph.node),
+            constants=constants,
+            opsets={entry.domain or "": entry.version for entry in model.opset_import},
+            ir_version=max(model.ir_version, 4),
+        )
+
+    def copy(self) -> Program:
+        """A program that can be changed on its own; the arrays are shared."""
+        return Program(
+            self.name,
+            list(self.inputs),
+            list(self.outputs),
+            list(self.nodes),
+            dict(self.constants),
+            self.opsets,
+            self.ir_version,
+        )
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's own operators."""
+        return self.opsets.get("", 1)
+
+    def skeleton(self) -> onnx.ModelProto:
+        """The model with large constants as inputs: what checker and shape inference need, and small."""
+        small = {name for name, array in self.constants.items() if array.size <= _SMALL}
+        free = [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
+            )
+            for name, array in self.constants.items()
+            if name not in small
+        ]
+        return self._model([*self.inputs, *free], self.outputs, sorted(small))
+
+    def model(self, types: Mapping[str, TensorType]) -> onnx.ModelProto:
+        """The whole model, its outputs typed."""
+        outputs = [
+            onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, types[value.name].shape)
+            for value in self.outputs
+        ]
+        return self._model(self.inputs, outputs, list(self.constants))
+
+    def _model(
+        self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto], constants: Sequence[str]
+    ) -> onnx.ModelProto:
+        initializers = [onnx.numpy_helper.from_array(self.constants[name], name) for name in constants]
+        graph = onnx.helper.make_graph(self.nodes, self.name, inputs, outputs, initializers)
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version, producer_name="joulec")
+
+    def infer(self) -> dict[str, TensorType]:
+        """The types of all values whose shape can be told.
+
+        Raises:
+            ModelError: operands do not fit an operator.
+        """
+        skeleton = self.skeleton()
+        for output in skeleton.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        try:
+            graph = onnx.shape_inference.infer_shapes(skeleton, strict_mode=True, check_type=True, data_prop=True).graph
+        except onnx.shape_inference.InferenceError as error:
+            shapes = ", ".join(f"{value.name}{list(dimensions(value))}" for value in self.inputs)
+            raise ModelError(f"{self.name}: shapes do not fit for inputs {shapes}: {one_line(error)}") from error
+        types = {name: TensorType(array.shape, str(array.dtype)) for name, array in self.constants.items()}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            tensor = value.type.tensor_type
+            if not value.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.elem_type:
+                continue
+            shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+            if min(shape, default=0) >= 0:
+                dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+                types[value.name] = TensorType(tuple(shape), str(dtype))
+        return types
+
+    def prune(self) -> None:
+        """Drop nodes and constants that no output needs."""
+        needed = {value.name for value in self.outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                kept.append(_without_unused(node, needed, self.opset))
+                needed.update(references(node))
+        self.nodes = kept[::-1]
+        self.constants = {name: array for name, array in self.constants.items() if name in needed}
+
+
+def _without_unused(node: onnx.NodeProto, needed: set[str], opset: int) -> onnx.NodeProto:
+    """The node without optional results that nobody reads (a dropout's mask, a pooling's indices).
+
+    A batch normalisation's are kept: before opset 14, their being there is what says that it trains.
+    """
+    unread = [index for index, name in enumerate(node.output) if name and name not in needed]
+    own = node.domain in ("", "ai.onnx") and node.op_type != "BatchNormalization"
+    if not unread or not own or not onnx.defs.has(node.op_type, node.domain):
+        return node
+    formal = onnx.defs.get_schema(node.op_type, opset, node.domain).outputs
+    renewed = onnx.NodeProto()
+    renewed.CopyFrom(node)
+    for index in unread:
+        if index < len(formal) and formal[index].option == onnx.defs.OpSchema.FormalParameterOption.Optional:
+            renewed.output[index] = ""
+    while not renewed.output[-1]:
+        renewed.output.pop()
+    return renewed
+
+
+def dimensions(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    """Sizes, where known, else the dimension's name (perhaps empty)."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param for dim in dims)
+
+
+def title(node: onnx.NodeProto) -> str:
+    """The node's name, or one made from its first output."""
+    return node.name or f"{node.op_type}_{next((name for name in node.output if name), '')}"
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node holds (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def captured(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Outer values that the graphs inside a node read, in order of appearance."""
+    found: dict[str, None] = {}
+    for body in bodies(node):
+        own = {value.name for value in (*body.input, *body.initializer)}
+        for inner in body.node:
+            found.update((name, None) for name in references(inner) if name not in own)
+            own.update(inner.output)
+        found.update((value.name, None) for value in body.output if value.name not in own)
+    return tuple(found)
+
+
+def references(node: onnx.NodeProto) -> tuple[str, ...]:
+    """All values that a node reads, those inside its graphs included."""
+    return tuple(dict.fromkeys((*(name for name in node.input if name), *captured(node))))
