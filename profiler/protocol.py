@@ -21,9 +21,9 @@ _LEAST_S = 1e-9
 
 # Two-sided 95% quantiles of Student's t for 1 to 30 degrees of freedom.
 _T95 = (
-    (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-    + (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-    + (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 
 
@@ -74,12 +74,16 @@ def summarise(samples: Sequence[float]) -> Summary:
     least = len(ordered) - len(ordered) // 3
     kept = [sample for index, sample in enumerate(ordered) if index < least or sample <= limit]
     mean_s = statistics.fmean(kept)
-    degrees = len(kept) - 1
+    return Summary(mean_s, _spread(kept, mean_s), len(kept))
+
+
+def _spread(samples: Sequence[float], mean_s: float) -> float:
+    """Half width of the mean's 95% confidence interval (Student's t), relative to the mean."""
+    degrees = len(samples) - 1
     if degrees < 1 or mean_s <= 0:
-        return Summary(mean_s, math.inf, len(kept))
+        return math.inf
     quantile = _T95[degrees - 1] if degrees <= len(_T95) else 1.96
-    half_width = quantile * statistics.stdev(kept) / math.sqrt(len(kept))
-    return Summary(mean_s, half_width / mean_s, len(kept))
+    return quantile * statistics.stdev(samples) / math.sqrt(len(samples)) / mean_s
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Adaptive:
 
 @dataclass(frozen=True)
 class Paper:
-    """The protocol of the energy-aware substitution paper (section 4.2): run for 4 s, then measure for at least 4 s.
+    """The protocol of the energy-aware substitution paper (section 4.1): run for 4 s, then measure for at least 4 s.
 
     Energy is mean power times mean time over the same window.
     """
@@ -166,8 +170,7 @@ class Paper:
             energy_j: float | None = estimate_energy_j(work, time_s, meter.constants)
         else:
             energy_j = None if reading.power_w is None else reading.power_w * time_s
-        spread = _T95[min(len(samples) - 1, 30) - 1] * statistics.stdev(samples) / math.sqrt(len(samples)) / mean_s
-        return Cost(time_s, energy_j, "measured", meter.source, spread, len(samples))
+        return Cost(time_s, energy_j, "measured", meter.source, _spread(samples, mean_s), len(samples))
 
 
 PROTOCOLS: dict[str, MeasurementProtocol] = {"adaptive": Adaptive(), "paper": Paper()}
@@ -181,7 +184,7 @@ def _version(name: str, protocol: Adaptive | Paper) -> str:
 
 
 def _warm_up(workload: Workload, seconds: float, clock: Clock) -> float:
-    """Run for some seconds, in runs that double; returns the seconds a call takes once warm, by the last run."""
+    """Run for some seconds, in runs that grow to an eighth of them; returns what a call of the last one took."""
     begun_s = clock()
     workload.run(1)
     calls = 1
@@ -191,7 +194,8 @@ def _warm_up(workload: Workload, seconds: float, clock: Clock) -> float:
         now_s = clock()
         if now_s - begun_s >= seconds:
             return max((now_s - start_s) / calls, _LEAST_S)
-        calls *= 2
+        if now_s - start_s < seconds / 8:
+            calls *= 2
 
 
 def _energy_j(

@@ -1,0 +1,244 @@
+"""The harness's handle on its worker process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from joulec.costdb.cost import Cost, EnergySource, Failure
+from joulec.profiler.candidate import Candidate
+from joulec.profiler.meter import Meter, MeterError
+from joulec.profiler.protocol import MeasurementProtocol
+from joulec.profiler.wire import Broken, Build, Built, Channel, Failed, Ready, Setup, Time, Timed
+
+_TAIL_BYTES = 4000
+_TAIL_LINES = 30
+
+
+class HarnessError(RuntimeError):
+    """Nothing can be measured: the worker does not start, or the caller's builder, payload or key does not fit."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a candidate may take before it counts as failed.
+
+    Attributes:
+        build_s: seconds for building one.
+        run_s: seconds for timing one, warm-up and energy window included.
+        start_s: seconds for the worker process to start and open its meter.
+        memory_bytes: address space of the worker; unlimited when None. (A process that has loaded TVM and LLVM maps
+            1 to 2 GB before it does anything.)
+    """
+
+    build_s: float = 120.0
+    run_s: float = 60.0
+    start_s: float = 60.0
+    memory_bytes: int | None = None
+
+
+class _Tail:
+    """The last that the worker wrote to its standard output and error, kept reading so that it never blocks."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._chunks: deque[bytes] = deque(maxlen=64)
+        self._thread = threading.Thread(target=self._drain, name="joulec-worker-output", daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        with self._stream:
+            while chunk := os.read(self._stream.fileno(), 65536):
+                self._chunks.append(chunk[-_TAIL_BYTES:])
+
+    def forget(self) -> None:
+        self._chunks.clear()
+
+    def text(self) -> str:
+        """The last lines; call after the worker has ended."""
+        self._thread.join(timeout=1.0)
+        text = b"".join(tuple(self._chunks))[-_TAIL_BYTES:].decode("utf-8", "replace")
+        return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
+
+
+class WorkerProcess:
+    """A started worker. One thread uses it: on Linux it dies with the thread that started it.
+
+    Attributes:
+        source: the energy source of its meter.
+    """
+
+    def __init__(
+        self,
+        meter_factory: Callable[[], Meter],
+        protocol: MeasurementProtocol,
+        limits: Limits,
+        environment: Mapping[str, str],
+        paths: Sequence[str],
+    ) -> None:
+        """Start it and wait until it is ready.
+
+        Raises:
+            HarnessError: it does not start, or the factory or the protocol cannot be carried over.
+            MeterError: its meter cannot be opened.
+        """
+        self.source: EnergySource
+        self._limits = limits
+        self._thread = threading.current_thread()
+        tools = _pickled((meter_factory, protocol), "the meter factory or the protocol")
+        self._start(environment, paths)
+        try:
+            self._channel.send(Setup(tools, limits.memory_bytes))
+            answer = self._channel.receive(limits.start_s, self._alive)
+        except TimeoutError:
+            raise self._unusable(f"the measuring worker was not ready after {limits.start_s:g} s") from None
+        except (EOFError, BrokenPipeError):
+            raise self._unusable("the measuring worker ended while it started") from None
+        except BaseException:
+            self.kill()
+            raise
+        if not isinstance(answer, Ready):
+            self.kill()
+            self._raise_if_broken(answer)
+            raise HarnessError(f"the measuring worker answered {answer!r}")
+        self.source = answer.source
+
+    def _start(self, environment: Mapping[str, str], paths: Sequence[str]) -> None:
+        if not sys.executable:
+            raise HarnessError("sys.executable is empty: candidates are measured in a process of the same Python")
+        # The worker finds modules where this process does, except that an interactive session's '' is spelled out.
+        search = [*paths, *(path or os.getcwd() for path in sys.path)]
+        theirs_read, ours_write = os.pipe()
+        ours_read, theirs_write = os.pipe()
+        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "joulec.profiler.worker"]
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(theirs_read), str(theirs_write), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs_read, theirs_write),
+                env={**environment, "PYTHONPATH": os.pathsep.join(search)},
+                start_new_session=True,  # an interrupt from the terminal is the harness's to handle
+            )
+        except OSError as error:
+            os.close(ours_read)
+            os.close(ours_write)
+            raise HarnessError(f"the measuring worker cannot be started: {error}") from error
+        finally:
+            os.close(theirs_read)
+            os.close(theirs_write)
+        self._channel = Channel(ours_read, ours_write)
+        assert self._process.stdout is not None
+        self._tail = _Tail(self._process.stdout)
+
+    def usable(self) -> bool:
+        """Whether it lives, and will not be taken away by the end of another thread."""
+        return self._thread is threading.current_thread() and self._alive()
+
+    def _alive(self) -> bool:
+        return self._process.poll() is None
+
+    def build(self, candidate: Candidate) -> Failure | None:
+        """Build a candidate; None when it worked.
+
+        Raises:
+            HarnessError: the builder or its payload cannot be loaded.
+        """
+        payload = _pickled(candidate.payload, f"the payload of {candidate.label}")
+        self._tail.forget()
+        answer = self._ask(Build(candidate.builder, payload), "building", self._limits.build_s)
+        if isinstance(answer, Built):
+            return None
+        if isinstance(answer, Failure):
+            return answer
+        raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
+
+    def time(self, candidate: Candidate) -> tuple[Cost | Failure, Mapping[str, str]]:
+        """Time the candidate built last: its outcome, and the circumstances where there is a cost.
+
+        Raises:
+            MeterError: the meter cannot be read.
+        """
+        answer = self._ask(Time(candidate.work), "running", self._limits.run_s)
+        if isinstance(answer, Timed):
+            return answer.cost, answer.provenance
+        if isinstance(answer, Failure):
+            return answer, {}
+        raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
+
+    def _ask(self, order: Build | Time, doing: str, limit_s: float) -> object:
+        """The worker's answer, or the failure that its silence means."""
+        try:
+            self._channel.send(order)
+            answer = self._channel.receive(limit_s, self._alive)
+        except TimeoutError:
+            self.kill()
+            return Failure("timeout", _joined(f"{doing} took longer than {limit_s:g} s", self._tail.text()))
+        except (EOFError, BrokenPipeError):
+            return self._crash(doing)
+        self._raise_if_broken(answer)
+        return Failure(answer.kind, answer.reason) if isinstance(answer, Failed) else answer
+
+    def _crash(self, doing: str) -> Failure:
+        code = self._wait()
+        tail = self._tail.text()
+        self.kill()
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        if code == -signal.SIGKILL:
+            return Failure("memory", f"the worker was killed while {doing} (SIGKILL): most likely out of memory")
+        if "bad_alloc" in tail or "MemoryError" in tail:
+            return Failure("memory", _joined(f"the worker ended while {doing} ({how})", tail))
+        return Failure("crash", _joined(f"the worker ended while {doing} ({how})", tail))
+
+    def _wait(self) -> int | None:
+        """The exit code of a worker that has closed its pipe; None if it lives on all the same."""
+        deadline_s = time.monotonic() + 2.0
+        while self._process.poll() is None and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        return self._process.poll()
+
+    def _unusable(self, what: str) -> HarnessError:
+        code = self._wait()
+        self.kill()
+        return HarnessError(_joined(what if code is None else f"{what} (exit code {code})", self._tail.text()))
+
+    @staticmethod
+    def _raise_if_broken(answer: object) -> None:
+        if isinstance(answer, Broken):
+            raise MeterError(answer.reason) if answer.meter else HarnessError(answer.reason)
+
+    def kill(self) -> None:
+        """End it and all that it started, at once; a second call does nothing."""
+        if self._process.poll() is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                self._process.kill()
+            self._process.wait()
+        self._channel.close()
+
+
+def _pickled(thing: object, what: str) -> bytes:
+    try:
+        return pickle.dumps(thing, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise HarnessError(
+            f"{what} cannot be sent to the measuring worker: {error}. Use functions and classes that stand at the top "
+            "of an importable module"
+        ) from error
+
+
+def _joined(what: str, tail: str) -> str:
+    return f"{what}; it wrote:\n{tail}" if tail else what

@@ -1,0 +1,166 @@
+"""The process in which candidates are built and timed: ``python -m joulec.profiler.worker``. Started by the harness.
+
+It knows nothing of its parent's ``__main__``, takes orders from one pipe and answers on another, and ends with its
+parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import pickle
+import platform
+import resource
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from joulec.costdb.cost import FailureKind
+from joulec.profiler.candidate import Workload
+from joulec.profiler.meter import Meter, MeterError
+from joulec.profiler.protocol import MeasurementProtocol
+from joulec.profiler.wire import Broken, Build, Built, Channel, Failed, Ready, Setup, Time, Timed
+
+_PR_SET_PDEATHSIG = 1
+_REASON_LENGTH = 2000
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until the harness closes the pipe.
+
+    Args:
+        arguments: file descriptors to read from and write to, and the parent's process id.
+    """
+    read_fd, write_fd, parent = map(int, arguments)
+    _end_with(parent)
+    for fd in (read_fd, write_fd):
+        os.set_inheritable(fd, False)
+    channel = Channel(read_fd, write_fd)
+    try:
+        _serve(channel)
+    except (EOFError, BrokenPipeError):
+        return 0  # the harness is gone or wants no more
+    return 0
+
+
+def _end_with(parent: int) -> None:
+    """Die when the parent does, even if it is killed; on systems without prctl, at the next order that cannot come."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)  # it died before the line above
+
+
+def _volunteer_for_the_oom_killer() -> None:
+    """If memory runs out, let the kernel end this process and not the one that searches."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    except OSError as error:
+        print(f"cannot raise oom_score_adj: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _serve(channel: Channel) -> None:
+    setup = channel.receive()
+    if not isinstance(setup, Setup):
+        raise TypeError(f"expected Setup, got {setup!r}")
+    _volunteer_for_the_oom_killer()
+    if setup.memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
+    try:
+        factory, protocol = pickle.loads(setup.tools)
+        meter: Meter = factory()
+    except MeterError as error:
+        channel.send(Broken(str(error), meter=True))
+        return
+    except Exception as error:  # noqa: BLE001 - whatever the caller's factory raises
+        channel.send(Broken(f"the meter factory or the protocol cannot be loaded: {_text(error)}"))
+        return
+    channel.send(Ready(meter.source))
+    try:
+        _work(channel, meter, protocol)
+    finally:
+        meter.close()
+
+
+def _work(channel: Channel, meter: Meter, protocol: MeasurementProtocol) -> None:
+    workload: Workload | None = None
+    while True:
+        order = channel.receive()
+        if isinstance(order, Build):
+            built, workload = _build(order)
+            channel.send(built)
+        elif isinstance(order, Time) and workload is not None:
+            channel.send(_time(order, workload, meter, protocol))
+            workload = None
+        else:
+            raise TypeError(f"unexpected order {order!r}")
+
+
+def _build(order: Build) -> tuple[Built | Failed | Broken, Workload | None]:
+    try:
+        builder = _resolve(order.builder)
+        payload = pickle.loads(order.payload)
+    except MemoryError as error:
+        return Failed("memory", f"while loading: {_text(error)}"), None
+    except Exception as error:  # noqa: BLE001 - whatever an import or an unpickling raises
+        return Broken(f"`{order.builder}` or its payload cannot be loaded: {_text(error)}"), None
+    try:
+        return Built(), builder(payload)
+    except Exception as error:  # noqa: BLE001 - whatever the builder raises becomes a stored failure
+        return Failed(_kind(error, "build"), _text(error)), None
+
+
+def _resolve(name: str) -> Callable[[Any], Workload]:
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise ValueError(f"a builder is named `module:function`, not `{name}`")
+    found: Callable[[Any], Workload] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _time(order: Time, workload: Workload, meter: Meter, protocol: MeasurementProtocol) -> Timed | Failed | Broken:
+    gc.disable()
+    try:
+        return Timed(protocol.measure(workload, meter, order.work), _circumstances())
+    except MeterError as error:
+        return Broken(str(error), meter=True)
+    except Exception as error:  # noqa: BLE001 - whatever the workload raises becomes a stored failure
+        return Failed(_kind(error, "run"), _text(error))
+    finally:
+        gc.enable()
+
+
+def _kind(error: Exception, otherwise: FailureKind) -> FailureKind:
+    out_of_memory = isinstance(error, MemoryError) or "bad_alloc" in str(error)
+    return "memory" if out_of_memory else otherwise
+
+
+def _text(error: Exception) -> str:
+    """The error in at most 2000 characters; the middle of longer ones is left out."""
+    text = f"{type(error).__name__}: {error}"
+    half = _REASON_LENGTH // 2
+    return text if len(text) <= _REASON_LENGTH else f"{text[:half]} … {text[-half:]}"
+
+
+def _circumstances() -> Mapping[str, str]:
+    """Host, date, and clock and temperature of the CPU as far as Linux shows them."""
+    found = {"host": platform.node(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    files = {
+        "clock_khz": Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
+        "temperature_millicelsius": Path("/sys/class/thermal/thermal_zone0/temp"),
+    }
+    for name, file in files.items():
+        try:
+            found[name] = file.read_text(encoding="ascii").strip()
+        except OSError:
+            continue  # not every machine has the file
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,257 @@
+"""The harness: every way in which a candidate can fail becomes a stored failure, and the rest goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from joulec.costdb.cost import Cost, Failure
+from joulec.profiler.harness import HarnessError, Limits, profile
+from joulec.profiler.meter import MeterError
+from joulec.profiler.protocol import Adaptive
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_workload_is_measured_and_stored(make_harness, make_candidate, store):
+    candidate = make_candidate("busy", 1e-4)
+    (measurement,) = make_harness().measure([candidate])
+    cost = measurement.outcome
+    assert isinstance(cost, Cost)
+    assert cost.time_s >= 1e-4
+    assert (cost.time_source, cost.energy_source) == ("measured", "estimated")
+    assert cost.energy_j == pytest.approx(10.0 * cost.time_s + 1e-12 * candidate.work.flops)
+    assert cost.samples >= 4
+    assert measurement.provenance["host"]
+    assert measurement.provenance["date"].endswith("+00:00")
+    assert store.get_many([candidate.key]) == {candidate.key: cost}
+
+
+def test_energy_of_a_real_sensor_is_its_mean_over_a_window(make_harness, make_candidate, fakes):
+    (measurement,) = make_harness(fakes.CountingMeter).measure([make_candidate("busy", 1e-4, source="rapl")])
+    cost = measurement.outcome
+    assert cost.energy_source == "rapl"
+    assert 3.0 * 1e-4 * 0.99 <= cost.energy_j <= 3.0 * cost.time_s * 3
+
+
+FAILING = [
+    ("fails_to_build", "unknown attribute", "build", "ValueError: unknown attribute"),
+    ("noisy_crash", None, "crash", "SIGSEGV"),
+    ("exits", 3, "crash", "exit code 3"),
+    ("killed", None, "memory", "SIGKILL"),
+    ("fails_to_run", None, "run", "ArithmeticError: no convergence"),
+    ("crashes_while_running", None, "crash", "while running (SIGSEGV)"),
+    ("bad_alloc", None, "memory", "std::bad_alloc"),
+]
+
+
+@pytest.mark.parametrize(("function", "payload", "kind", "reason"), FAILING)
+def test_each_failure_has_its_kind_and_the_rest_goes_on(
+    make_harness, make_candidate, store, function, payload, kind, reason
+):
+    bad, good = make_candidate(function, payload), make_candidate("busy", 1e-4)
+    outcomes = [m.outcome for m in make_harness().measure([bad, good])]
+    assert isinstance(outcomes[0], Failure)
+    assert outcomes[0].kind == kind
+    assert reason in outcomes[0].reason
+    assert isinstance(outcomes[1], Cost)
+    assert store.get_many([bad.key, good.key]) == {bad.key: outcomes[0], good.key: outcomes[1]}
+
+
+def test_a_crash_reports_what_the_worker_wrote_last(make_harness, make_candidate):
+    (measurement,) = make_harness().measure([make_candidate("noisy_crash")])
+    assert "last words" in measurement.outcome.reason
+    assert "fake_workloads.py" in measurement.outcome.reason  # the traceback of the crash
+
+
+@pytest.mark.parametrize(
+    ("function", "limits", "reason"),
+    [
+        ("hangs_while_building", Limits(build_s=0.3), "building took longer than 0.3 s"),
+        ("runs_forever", Limits(run_s=0.3), "running took longer than 0.3 s"),
+    ],
+)
+def test_a_hang_ends_at_its_limit(make_harness, make_candidate, function, limits, reason):
+    outcomes = [
+        m.outcome for m in make_harness(limits=limits).measure([make_candidate(function), make_candidate("busy", 1e-5)])
+    ]
+    assert outcomes[0].kind == "timeout"
+    assert reason in outcomes[0].reason
+    assert isinstance(outcomes[1], Cost)
+
+
+def test_a_memory_hog_meets_its_limit(make_harness, make_candidate):
+    harness = make_harness(limits=Limits(memory_bytes=512 << 20))
+    hog, good = harness.measure([make_candidate("memory_hog"), make_candidate("busy", 1e-4)])
+    assert hog.outcome.kind == "memory"
+    assert "MemoryError" in hog.outcome.reason
+    assert isinstance(good.outcome, Cost)
+
+
+def test_output_does_not_disturb_the_conversation(make_harness, make_candidate):
+    outcomes = [m.outcome for m in make_harness().measure([make_candidate("chatty"), make_candidate("busy", 1e-4)])]
+    assert all(isinstance(outcome, Cost) for outcome in outcomes)
+
+
+def test_each_outcome_is_stored_before_it_is_announced(make_harness, make_candidate, store):
+    candidates = [make_candidate("busy", 1e-5 * n) for n in (1, 2, 3)]
+    counts = []
+
+    def on_result(measurement):
+        assert store.get_many([measurement.key]) == {measurement.key: measurement.outcome}
+        counts.append(len(store.get_many([c.key for c in candidates])))
+
+    make_harness().measure(candidates, on_result)
+    assert counts == [1, 2, 3]
+
+
+def test_an_interrupt_keeps_what_is_measured_and_ends_the_worker(make_harness, make_candidate, store, tmp_path):
+    first, second = make_candidate("reports_pid", str(tmp_path / "pid")), make_candidate("busy", 1e-4)
+
+    def interrupt(measurement):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_harness().measure([first, second], interrupt)
+    assert set(store.get_many([first.key, second.key])) == {first.key}
+    assert _wait_until(lambda: not _alive(int((tmp_path / "pid").read_text())))
+
+
+def test_keep_going_is_asked_before_each_candidate(make_harness, make_candidate):
+    candidates = [make_candidate("busy", 1e-5 * n) for n in (1, 2, 3)]
+    measured, asked = [], []
+
+    def keep_going(candidate):
+        asked.append((candidate.key, len(measured)))
+        return candidate is not candidates[1]
+
+    results = make_harness().measure(candidates, measured.append, keep_going)
+    assert asked == [(candidates[0].key, 0), (candidates[1].key, 1), (candidates[2].key, 1)]
+    assert [m.key for m in results] == [candidates[0].key, candidates[2].key]
+
+
+def test_equal_keys_are_measured_once(make_harness, make_candidate):
+    candidate = make_candidate("busy", 1e-5)
+    assert len(make_harness().measure([candidate, dataclasses.replace(candidate, label="again")])) == 1
+
+
+def test_the_worker_stays_between_calls_and_thread_changes_replace_it(make_harness, make_candidate, tmp_path):
+    harness = make_harness()
+    files = [tmp_path / f"pid{n}" for n in range(3)]
+    for file in files[:2]:
+        harness.measure([make_candidate("reports_pid", str(file))])
+    thread = threading.Thread(target=harness.measure, args=([make_candidate("reports_pid", str(files[2]))],))
+    thread.start()
+    thread.join()
+    pids = [file.read_text() for file in files]
+    assert pids[0] == pids[1] != pids[2]
+    (last,) = harness.measure([make_candidate("busy", 1e-5)])
+    assert isinstance(last.outcome, Cost)
+
+
+def test_a_worker_lost_while_idle_is_replaced(make_harness, make_candidate, tmp_path):
+    harness = make_harness()
+    harness.measure([make_candidate("reports_pid", str(tmp_path / "pid"))])
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+    assert _wait_until(lambda: not _alive(int((tmp_path / "pid").read_text())))
+    (measurement,) = harness.measure([make_candidate("busy", 1e-5)])
+    assert isinstance(measurement.outcome, Cost)
+
+
+def test_the_worker_knows_the_number_of_threads(make_harness, make_candidate, monkeypatch):
+    names = ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "TVM_BIND_THREADS", "TVM_THREAD_POOL_SPIN_COUNT", "EXTRA")
+    monkeypatch.setenv("TVM_NUM_THREADS", "64")
+    monkeypatch.delenv("TVM_THREAD_POOL_SPIN_COUNT", raising=False)
+    harness = make_harness(threads=3, environment={"EXTRA": "yes"})
+    (measurement,) = harness.measure([make_candidate("reports_environment", names)])
+    told = dict(zip(names, ("3", "3", "0", "100", "yes"), strict=True))
+    assert measurement.outcome == Failure("build", f"ValueError: {told!r}")
+
+
+def test_a_lost_or_unreadable_sensor_is_no_candidates_fault(make_harness, make_candidate, fakes, store):
+    with pytest.raises(MeterError, match="plug it in"):
+        make_harness(fakes.no_meter).measure([make_candidate("busy", 1e-5)])
+    with pytest.raises(MeterError, match="reboot"):
+        make_harness(fakes.failing_sensor).measure([make_candidate("busy", 1e-5, source="rapl")])
+    assert store.info().rows == 0
+
+
+def _local_function(_):
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"builder": "no_such_module:f"}, "No module named 'no_such_module'"),
+        ({"builder": "fake_workloads:no_such_function"}, "no_such_function"),
+        ({"builder": "fake_workloads"}, "module:function"),
+        ({"payload": lambda: None}, "top of an importable module"),
+    ],
+)
+def test_what_cannot_be_loaded_is_the_callers_fault_and_is_not_stored(
+    make_harness, make_candidate, store, change, message
+):
+    candidate = dataclasses.replace(make_candidate("busy", 1e-5), **change)
+    with pytest.raises(HarnessError, match=message):
+        make_harness().measure([candidate])
+    assert store.info().rows == 0
+
+
+def test_keys_for_another_protocol_or_sensor_are_refused(make_harness, make_candidate, store):
+    with pytest.raises(HarnessError, match="adaptive-1"):
+        make_harness().measure([make_candidate("busy", 1e-5, protocol=Adaptive())])
+    with pytest.raises(HarnessError, match="energy from nvml"):
+        make_harness().measure([make_candidate("busy", 1e-5, source="nvml")])
+    assert store.info().rows == 0
+
+
+def test_a_worker_that_cannot_start_says_why(make_harness, make_candidate, monkeypatch, tmp_path):
+    (tmp_path / "numpy.py").write_text("")
+    (tmp_path / "tomllib.py").write_text("raise SystemExit('no start today')")
+    harness = make_harness()
+    harness._paths = (str(tmp_path),)
+    with pytest.raises(HarnessError, match="no start today"):
+        harness.measure([make_candidate("busy", 1e-5)])
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(HarnessError, match=r"sys\.executable is empty"):
+        make_harness().measure([make_candidate("busy", 1e-5)])
+
+
+def test_a_broken_factory_is_reported(make_harness, make_candidate, fakes):
+    with pytest.raises(HarnessError, match="KeyError"):
+        make_harness(fakes.faulty_meter_factory).measure([make_candidate("busy", 1e-5)])
+
+
+def test_profile_reuses_what_is_known_failures_too(make_harness, make_candidate, store):
+    known, bad, new = make_candidate("busy", 1e-5), make_candidate("fails_to_build", "no"), make_candidate("busy", 2e-5)
+    harness = make_harness()
+    first = profile([known, bad, known], store, harness)
+    assert (first.measured, first.reused, first.failed, first.unknown) == (1, 0, 1, 0)
+    announced = []
+    second = profile([known, bad, new], store, harness, announced.append)
+    assert (second.measured, second.reused, second.failed, second.unknown) == (1, 2, 0, 0)
+    assert [m.key for m in announced] == [new.key]
+    third = profile([make_candidate("busy", 3e-5)], store, harness, keep_going=lambda candidate: False)
+    assert (third.measured, third.unknown) == (0, 1)
+    assert third.seconds >= 0

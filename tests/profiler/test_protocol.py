@@ -1,0 +1,190 @@
+"""The protocols in virtual time: the clock moves only when the workload or the meter says so."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from joulec.profiler.candidate import Work
+from joulec.profiler.meter import Reading
+from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter, estimate_energy_j
+from joulec.profiler.protocol import PROTOCOLS, Adaptive, Paper, summarise
+
+WORK = Work(flops=1e6, dram_bytes=1e3, cache_bytes=1e2, register_bytes=10)
+CONSTANTS = EnergyConstants("test", 10.0, 1e-9, 1e-10, 1e-11, 1e-12)
+
+
+class VirtualWorkload:
+    """``call_s(n)`` says what the n-th call takes; every run adds nothing else."""
+
+    def __init__(self, call_s, overhead_s=0.0):
+        self.now_s = 100.0
+        self.calls = 0
+        self.runs = []
+        self._call_s = call_s
+        self._overhead_s = overhead_s
+
+    def run(self, calls):
+        self.runs.append(calls)
+        for _ in range(calls):
+            self.calls += 1
+            self.now_s += self._call_s(self.calls)
+
+    def overhead_s(self):
+        return self._overhead_s
+
+    def clock(self):
+        return self.now_s
+
+
+class VirtualSensor:
+    """A sensor that reads a constant power."""
+
+    name = "rapl"
+    source = "rapl"
+
+    def __init__(self, workload, power_w, window_s):
+        self.workload, self.power_w, self.window_s = workload, power_w, window_s
+        self.windows = []
+
+    def begin(self):
+        self.start = (self.workload.now_s, self.workload.calls)
+
+    def end(self, flops=0.0, dram_bytes=0.0, cache_bytes=0.0):
+        seconds = self.workload.now_s - self.start[0]
+        self.windows.append((seconds, self.workload.calls - self.start[1], flops))
+        return Reading(seconds, seconds * self.power_w, "rapl")
+
+
+def _measure(protocol, workload, meter=None):
+    return protocol.measure(workload, meter or EstimateMeter(CONSTANTS), WORK, workload.clock)
+
+
+def test_a_steady_kernel_costs_its_time_and_ends_quickly():
+    workload = VirtualWorkload(lambda n: 100e-6)
+    cost = _measure(Adaptive(), workload)
+    assert cost.time_s == pytest.approx(100e-6)
+    assert cost.spread == pytest.approx(0, abs=1e-9)
+    assert (cost.time_source, cost.energy_source) == ("measured", "estimated")
+    assert cost.energy_j == pytest.approx(estimate_energy_j(WORK, 100e-6, CONSTANTS))
+    assert 0.05 <= workload.now_s - 100 <= 0.2
+
+
+def test_overhead_is_subtracted_per_call():
+    assert _measure(Adaptive(), VirtualWorkload(lambda n: 12e-6, 2e-6)).time_s == pytest.approx(10e-6)
+
+
+def test_a_kernel_as_short_as_the_loop_around_it_is_not_free():
+    cost = _measure(Adaptive(), VirtualWorkload(lambda n: 1e-6, 2e-6))
+    assert cost.time_s == 1e-9
+    assert cost.energy_j > 0
+
+
+def test_samples_last_long_enough_for_the_clock():
+    workload = VirtualWorkload(lambda n: 1e-6)
+    _measure(Adaptive(), workload)
+    assert min(workload.runs[-20:]) >= 1000
+
+
+def test_the_first_call_plans_nothing():
+    """A first call of half a second (page faults, lazy initialisation) leaves the samples as long as they should be."""
+    workload = VirtualWorkload(lambda n: 0.5 if n == 1 else 100e-6)
+    cost = _measure(Adaptive(), workload)
+    assert cost.time_s == pytest.approx(100e-6)
+    assert workload.runs[-1] == 10
+
+
+def test_noise_is_sampled_until_the_interval_is_narrow():
+    steady, noisy = (VirtualWorkload(_noise(sigma)) for sigma in (0.01, 0.3))
+    first, second = _measure(Adaptive(sample_s=1e-4), steady), _measure(Adaptive(sample_s=1e-4), noisy)
+    assert first.spread <= 0.03
+    assert second.spread <= 0.03
+    assert noisy.now_s >= steady.now_s
+    assert second.time_s == pytest.approx(1e-4, rel=0.1)
+
+
+def _noise(sigma):
+    generator = random.Random(7)
+    return lambda n: 1e-4 * max(0.1, generator.gauss(1, sigma))
+
+
+def test_hopeless_noise_ends_with_the_budget():
+    generator = random.Random(3)
+    workload = VirtualWorkload(lambda n: generator.choice((0.005, 0.05)))
+    cost = _measure(Adaptive(), workload)
+    assert cost.spread > 0.03
+    assert 2.0 <= workload.now_s - 100 <= 2.3
+
+
+def test_a_slow_kernel_is_sampled_five_times_beyond_the_budget():
+    workload = VirtualWorkload(lambda n: 3.0)
+    cost = _measure(Adaptive(), workload)
+    assert cost.time_s == pytest.approx(3.0)
+    assert cost.samples == 5
+    assert workload.calls == 7
+
+
+def test_disturbed_samples_are_dropped():
+    """Another process takes the core for 20 ms in every 100 calls."""
+    workload = VirtualWorkload(lambda n: 100e-6 + (0.02 if n % 100 == 0 else 0.0))
+    cost = _measure(Adaptive(), workload)
+    assert cost.time_s == pytest.approx(100e-6, rel=1e-6)
+
+
+def test_summary_drops_at_most_a_third_and_only_above():
+    assert summarise([1.0, 1.0, 1.0, 1.0, 9.0]).mean_s == 1.0
+    assert summarise([1.0, 1.0, 1.0, 1.0, 0.5]).mean_s == pytest.approx(0.9)
+    half = summarise([1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0])
+    assert half.kept == 6
+    assert half.mean_s == pytest.approx((5 + 9) / 6)
+
+
+def test_summary_is_the_students_interval():
+    summary = summarise([9.0, 10.0, 11.0])
+    assert summary.kept == 3
+    assert summary.spread == pytest.approx(4.303 * 1.0 / math.sqrt(3) / 10)
+    many = [10 + (-1) ** n for n in range(100)]
+    deviation = math.sqrt(100 / 99)
+    assert summarise(many).spread == pytest.approx(1.96 * deviation / 10 / 10)
+
+
+def test_the_energy_window_is_the_sensors_own():
+    workload = VirtualWorkload(lambda n: 100e-6)
+    sensor = VirtualSensor(workload, 50.0, window_s=0.5)
+    cost = _measure(Adaptive(), workload, sensor)
+    ((seconds, calls, flops),) = sensor.windows
+    assert 0.5 <= seconds <= 0.6
+    assert flops == pytest.approx(1e6 * calls)
+    assert cost.energy_source == "rapl"
+    assert cost.energy_j == pytest.approx(50.0 * 100e-6)
+
+
+def test_the_loops_share_of_the_energy_is_taken_off():
+    workload = VirtualWorkload(lambda n: 12e-6, 2e-6)
+    cost = _measure(Adaptive(), workload, VirtualSensor(workload, 50.0, 0.1))
+    assert cost.energy_j == pytest.approx(50.0 * 10e-6)
+
+
+def test_the_papers_protocol_warms_up_and_measures_for_four_seconds_each():
+    workload = VirtualWorkload(lambda n: 1e-3)
+    sensor = VirtualSensor(workload, 50.0, window_s=2.0)
+    cost = _measure(Paper(), workload, sensor)
+    ((seconds, _, _),) = sensor.windows
+    assert 4.0 <= seconds <= 4.2
+    assert 8.0 <= workload.now_s - 100 <= 8.8
+    assert cost.time_s == pytest.approx(1e-3)
+    assert cost.energy_j == pytest.approx(0.05)
+    assert _measure(Paper(), VirtualWorkload(lambda n: 1e-3)).energy_j == pytest.approx(
+        estimate_energy_j(WORK, 1e-3, CONSTANTS)
+    )
+
+
+def test_the_version_tells_every_option_that_was_changed():
+    assert {name: protocol.version for name, protocol in PROTOCOLS.items()} == {
+        "adaptive": "adaptive-1",
+        "paper": "paper-1",
+    }
+    assert Adaptive(precision=0.01, budget_s=5).version == "adaptive-1(precision=0.01,budget_s=5)"
+    assert Paper(window_s=1).version == "paper-1(window_s=1)"

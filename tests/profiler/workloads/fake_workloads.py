@@ -1,0 +1,166 @@
+"""Workloads without a compiler; the measuring worker imports this module by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from joulec.profiler.meter import MeterError, Reading
+from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter
+
+CONSTANTS = EnergyConstants("test", 10.0, 1e-12, 0.0, 0.0, 0.0)
+
+
+def meter():
+    return EstimateMeter(CONSTANTS)
+
+
+def no_meter():
+    raise MeterError("the sensor is gone: plug it in")
+
+
+def faulty_meter_factory():
+    raise KeyError("not a meter")
+
+
+class CountingMeter:
+    """A sensor that reads 3 W whatever happens, and fails in every window if told to."""
+
+    name = "rapl"
+    source = "rapl"
+    window_s = 0.01
+
+    def __init__(self, fails=False):
+        self.fails = fails
+
+    def begin(self):
+        self.start_s = time.perf_counter()
+
+    def end(self, flops=0.0, dram_bytes=0.0, cache_bytes=0.0):
+        if self.fails:
+            raise MeterError("the sensor stopped: reboot")
+        seconds = time.perf_counter() - self.start_s
+        return Reading(seconds, 3.0 * seconds, "rapl")
+
+    def close(self):
+        pass
+
+
+def failing_sensor():
+    return CountingMeter(fails=True)
+
+
+class Busy:
+    """Each call spins for some seconds."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def run(self, calls):
+        end_s = time.perf_counter() + calls * self.seconds
+        while time.perf_counter() < end_s:
+            pass
+
+    def overhead_s(self):
+        return 0.0
+
+
+def busy(seconds):
+    return Busy(seconds)
+
+
+def reports_environment(names):
+    raise ValueError(repr({name: os.environ.get(name) for name in names}))
+
+
+def reports_main(_):
+    main = sys.modules["__main__"]
+    raise ValueError(f"main is {getattr(main, '__file__', None)}, marker {hasattr(main, 'MARKER')}")
+
+
+def reports_pid(file):
+    Path(file).write_text(str(os.getpid()))
+    return Busy(1e-4)
+
+
+def fails_to_build(text):
+    raise ValueError(text)
+
+
+def noisy_crash(_):
+    sys.stdout.write("on standard output: \x00\xff\n")
+    sys.stdout.flush()
+    sys.stderr.write("last words\n")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def exits(code):
+    sys.exit(code)
+
+
+def killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs_while_building(_):
+    time.sleep(3600)
+
+
+def chatty(_):
+    sys.stdout.write("x" * 1_000_000)
+    sys.stdout.flush()
+    os.write(1, b"y" * 1_000_000)
+    return Busy(1e-4)
+
+
+class _Acting(Busy):
+    def __init__(self, action):
+        super().__init__(1e-4)
+        self.action = action
+
+    def run(self, calls):
+        self.action()
+
+
+def _raise():
+    raise ArithmeticError("no convergence")
+
+
+def _hog():
+    blocks = []
+    while True:
+        blocks.append(bytearray(64 << 20))
+
+
+def _forever():
+    while True:
+        pass
+
+
+def _bad_alloc():
+    raise RuntimeError("TVMError: std::bad_alloc")
+
+
+def fails_to_run(_):
+    return _Acting(_raise)
+
+
+def memory_hog(_):
+    return _Acting(_hog)
+
+
+def bad_alloc(_):
+    return _Acting(_bad_alloc)
+
+
+def crashes_while_running(_):
+    return _Acting(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+
+
+def runs_forever(file):
+    if file:
+        Path(file).write_text(str(os.getpid()))
+    return _Acting(_forever)
