@@ -16,21 +16,10 @@ from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
 from joulec.passes.kernels.registry import KERNELS
 from joulec.passes.kernels.workload import KernelPayload
 from joulec.profiler.candidate import Candidate, Work
+from joulec.profiler.roofline import Roofline
 
 TVM_OWN = "tvm"
 EXTERNAL = "onnx"
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """Upper bounds of a device: FLOP/s and bytes/s that it cannot exceed."""
-
-    peak_flops: float
-    peak_bytes_per_s: float
-
-    def seconds(self, work: Work) -> float:
-        """Lower bound on the time that the work takes."""
-        return max(work.flops / self.peak_flops, work.dram_bytes / self.peak_bytes_per_s)
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class KernelAlgorithm:
 
     def lower_bound_s(self, spec: NodeSpec) -> float:
         """Roofline of the device."""
-        return self.roofline.seconds(self.work(spec))
+        return self.roofline.lower_bound_s(self.work(spec))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class MeasuredCosts:
         objective: decides which candidates can still win; None measures everything.
         energy_source: source of the joules that are asked for.
         energy_model: joules of (work, seconds) where energy is an estimate; None where a sensor measures it.
+        on_reuse: told how many known costs a look-up found.
     """
 
     backend: BackEnd
@@ -69,7 +70,7 @@ class MeasuredCosts:
     measure: Measure | None = None
     objective: Objective | None = None
     energy_model: EnergyModel | None = None
-    reused: int = 0
+    on_reuse: Callable[[int], None] = lambda count: None
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
 
@@ -87,7 +88,7 @@ class MeasuredCosts:
             for algorithm in self.backend.algorithms(spec)
         ]
         known = self.store.get_many([key for key, _, _ in entries]) if entries else {}
-        self.reused += sum(isinstance(outcome, Cost) for outcome in known.values())
+        self.on_reuse(sum(isinstance(outcome, Cost) for outcome in known.values()))
         if self.measure is not None:
             race = _Race(self, known)
             missing = race.contenders(entries)
@@ -176,7 +177,6 @@ class RooflineCosts:
 
     backend: BackEnd
     energy_model: EnergyModel
-    reused: int = 0
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
 
     def prepare(self, specs: Collection[NodeSpec]) -> None:

@@ -6,11 +6,11 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from joulec.passes.graph import Graph, Node
-from joulec.passes.rules.rule import Match, Rule
+from joulec.passes.rules import Rule, substitutions
 from joulec.passes.search.choices import Choice, CostingError, CostSource, Options
 from joulec.passes.search.inner import Assignment, InnerSearch, Mode
 from joulec.passes.search.objective import Objective
@@ -135,7 +135,7 @@ class OuterSearch:
         clock: seconds, monotonic.
     """
 
-    rules: Sequence[Rule]
+    rules: tuple[Rule, ...]
     costs: CostSource
     objective: Objective
     options: SearchOptions = SearchOptions()
@@ -199,12 +199,9 @@ class OuterSearch:
         return best
 
     def _neighbours(self, graph: Graph) -> Iterator[tuple[Rule, Graph]]:
-        for node in graph.nodes:
-            for rule in self.rules:
-                for match in rule.matches(graph, node):
-                    if isinstance(match, Match):
-                        self.statistics.generated += 1
-                        yield rule, self.tidy(graph.apply(rule.rewrite(graph, match)))
+        for rule, match in substitutions(graph, self.rules):
+            self.statistics.generated += 1
+            yield rule, self.tidy(graph.apply(rule.rewrite(graph, match)))
 
     def _is_new(self, graph: Graph, seen: set[int]) -> bool:
         if graph.key in seen:

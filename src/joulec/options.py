@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -52,3 +53,35 @@ class CompileOptions:
     max_error: float | None = None
     search_time_s: float | None = None
     seed: int = 0
+
+
+class OptionError(ValueError):
+    """An option's text that cannot be read."""
+
+
+def parse_batch_sizes(text: str) -> tuple[int, ...]:
+    """``1,2,4,8`` as numbers.
+
+    Raises:
+        OptionError: they are not whole numbers from 1 on.
+    """
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"--batch-sizes {text!r}: write whole numbers, e.g. 1,2,4,8") from error
+    if min(sizes) < 1:
+        raise OptionError(f"--batch-sizes {text!r}: a batch has at least one row")
+    return sizes
+
+
+def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
+    """``name:[1,3,224,224] other:[1,10]`` (tvmc's form) as shapes by name.
+
+    Raises:
+        OptionError: the text has another form.
+    """
+    entry = r"([^\s,:\[\]][^\[\]]*?)\s*:\s*\[([\d\s,]*)\]"
+    found = re.findall(entry, text)
+    if not found or re.sub(entry, "", text).strip(" ,"):
+        raise OptionError(f"--input-shapes {text!r}: write name:[1,3,224,224], several separated by a space")
+    return {name.strip(): tuple(int(size) for size in sizes.split(",") if size.strip()) for name, sizes in found}

@@ -1,0 +1,192 @@
+"""What a search on this machine needs: target, device, meter, cost database and measuring harness."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import tvm
+
+from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
+from joulec.costdb.open import open_store
+from joulec.costdb.store import CostStore
+from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.kernels.target import cpu_target
+from joulec.passes.relax.backend import RelaxBackEnd
+from joulec.passes.search.choices import CostSource
+from joulec.passes.search.costing import EnergyModel, MeasuredCosts, RooflineCosts
+from joulec.passes.search.objective import Objective
+from joulec.profiler.candidate import Candidate
+from joulec.profiler.cpu import cpu_facts, default_threads
+from joulec.profiler.device import DeviceIdentity, local_cpu
+from joulec.profiler.harness import Harness, Limits, profile
+from joulec.profiler.meters.choose import ChosenMeter, choose_meter
+from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j, load_constants
+from joulec.profiler.protocol import PROTOCOLS
+from joulec.profiler.roofline import cpu_roofline
+
+ROOFLINE_COSTS = "model"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a user may choose of the workbench; see `joulec.options.CompileOptions`."""
+
+    target: str = "llvm"
+    threads: int | None = None
+    costs: str | None = None
+    meter: str = "auto"
+    protocol: str = "adaptive"
+    exclude_algorithms: tuple[str, ...] = ()
+
+
+@dataclass
+class ProfilingTotals:
+    """What measuring came to over all searches."""
+
+    measured: int = 0
+    reused: int = 0
+    failed: int = 0
+    unknown: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Workbench:
+    """Opened resources; a context manager.
+
+    Attributes:
+        setup: what was asked for.
+        target: what kernels follow.
+        device: the device whose costs decide.
+        meter: where joules come from, and why.
+        backend: the Relax back end for them.
+        store: the cost database; None for roofline costs.
+        on_candidate: told of each candidate before it is measured (progress).
+        on_result: told of each outcome.
+        deadline_s: moment on the monotonic clock after which nothing more is measured.
+        profiling: totals so far.
+    """
+
+    setup: Setup
+    target: CpuTarget
+    device: DeviceIdentity
+    meter: ChosenMeter
+    backend: RelaxBackEnd
+    store: CostStore | None
+    on_candidate: Callable[[Candidate], None] = lambda candidate: None
+    on_result: Callable[[Measurement], None] = lambda measurement: None
+    deadline_s: float = math.inf
+    profiling: ProfilingTotals = field(default_factory=ProfilingTotals)
+    _harness: Harness | None = None
+
+    @staticmethod
+    def open(setup: Setup) -> Workbench:
+        """Open everything that the setup names.
+
+        Raises:
+            TargetError: the target is unknown.
+            MeterError: a meter asked for is not there.
+            CostStoreError: the database cannot be opened.
+        """
+        threads = setup.threads or default_threads()
+        target = cpu_target(setup.target, threads)
+        facts = cpu_facts()
+        device = local_cpu(threads, facts)
+        meter = choose_meter(setup.meter, device_kind="cpu", threads=threads)
+        roofline_only = setup.costs == ROOFLINE_COSTS
+        backend = RelaxBackEnd(
+            target=target,
+            device=device.fingerprint,
+            compiler=f"tvm-{tvm.__version__}",
+            energy_source=meter.meter.source,
+            protocol=PROTOCOLS[setup.protocol].version,
+            roofline=cpu_roofline(facts, threads),
+            excluded=frozenset(setup.exclude_algorithms),
+        )
+        store = None if roofline_only else open_store(setup.costs)
+        return Workbench(setup, target, device, meter, backend, store)
+
+    def costs(self, objective: Objective | None) -> CostSource:
+        """The cost source of a search; ``objective`` decides which candidates need not be measured."""
+        if self.store is None:
+            return RooflineCosts(self.backend, self.energy_model or self._estimate())
+        return MeasuredCosts(
+            self.backend,
+            self.store,
+            self.meter.meter.source,
+            self.measure,
+            objective,
+            self.energy_model,
+            self._count_reused,
+        )
+
+    @property
+    def energy_model(self) -> EnergyModel | None:
+        """Joules of (work, seconds) where energy is an estimate; None where a sensor measures it."""
+        meter = self.meter.meter
+        if not isinstance(meter, EstimateMeter):
+            return None
+        return lambda work, seconds: estimate_energy_j(work, seconds, meter.constants)
+
+    def _estimate(self) -> EnergyModel:
+        constants = load_constants(self.device.isa, self.target.threads)
+        return lambda work, seconds: estimate_energy_j(work, seconds, constants)
+
+    def measure(
+        self,
+        candidates: Sequence[Candidate],
+        keep_going: Callable[[Candidate], bool],
+        learn: Callable[[CostKey, Cost | Failure], None],
+    ) -> None:
+        """Measure candidates; outcomes are stored and told as they are found."""
+        assert self.store is not None
+        if self._harness is None:
+            protocol = PROTOCOLS[self.setup.protocol]
+            self._harness = Harness(
+                self.store, self.meter.factory, protocol=protocol, threads=self.target.threads, limits=Limits()
+            )
+
+        def wanted(candidate: Candidate) -> bool:
+            go = time.monotonic() < self.deadline_s and keep_going(candidate)
+            if go:
+                self.on_candidate(candidate)
+            return go
+
+        def found(measurement: Measurement) -> None:
+            learn(measurement.key, measurement.outcome)
+            self.on_result(measurement)
+
+        summary = profile(candidates, self.store, self._harness, found, wanted)
+        self.profiling.measured += summary.measured
+        self.profiling.failed += summary.failed
+        self.profiling.unknown += summary.unknown
+        self.profiling.seconds += summary.seconds
+
+    def _count_reused(self, count: int) -> None:
+        self.profiling.reused += count
+
+    def pause(self) -> None:
+        """End the worker, so that nothing of it runs beside what follows."""
+        if self._harness is not None:
+            self._harness.close()
+
+    def close(self) -> None:
+        """Release meter, worker and database."""
+        self.pause()
+        self.meter.meter.close()
+        if self.store is not None:
+            self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+

@@ -1,0 +1,343 @@
+"""The command line. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from joulec.errors import OUR_ERROR, exit_code
+from joulec.quantities import QuantityError, Unit, parse_quantity
+
+if TYPE_CHECKING:
+    from joulec.options import CompileOptions
+
+app = typer.Typer(
+    name="joulec",
+    help="Compile a neural network so that it costs the least time, energy or power, and run it under a power cap.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+database = typer.Typer(help="Look into the cost database.", no_args_is_help=True)
+app.add_typer(database, name="db")
+
+_P = ParamSpec("_P")
+
+
+class Inner(StrEnum):
+    """How algorithms are assigned."""
+
+    exact = "exact"
+    neighbourhood = "neighbourhood"
+    none = "none"
+
+
+class Protocol(StrEnum):
+    """Measurement protocols."""
+
+    adaptive = "adaptive"
+    paper = "paper"
+
+
+def _quantity(unit: Unit) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            return parse_quantity(text, unit)
+        except QuantityError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    parse.__name__ = {"s": "TIME", "W": "POWER", "J": "ENERGY"}[unit]
+    return parse
+
+
+def _catch(command: Callable[_P, None]) -> Callable[_P, None]:
+    """End on an error with one line and the right exit code; JOULEC_TRACEBACK=1 shows where it came from."""
+
+    @wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary to the user
+            if os.environ.get("JOULEC_TRACEBACK"):
+                raise
+            _fail(error)
+
+    return run
+
+
+def _fail(error: BaseException) -> None:
+    code = exit_code(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted; what was measured is kept"
+    elif code == OUR_ERROR and not type(error).__module__.startswith("joulec."):
+        text = f"{type(error).__name__}: {text} (JOULEC_TRACEBACK=1 shows where)"
+    print(f"joulec: error: {text}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Objective = Annotated[
+    str, typer.Option(help="Expression of time, energy, power (ratios to the original) or time_s, energy_j, power_w.")
+]
+MaxTime = Annotated[
+    float | None, typer.Option("--max-time", parser=_quantity("s"), help="Bound on time per call, e.g. 2ms.")
+]
+MaxPower = Annotated[
+    float | None, typer.Option("--max-power", parser=_quantity("W"), help="Bound on mean power, e.g. 90W.")
+]
+MaxEnergy = Annotated[
+    float | None, typer.Option("--max-energy", parser=_quantity("J"), help="Bound on energy per call, e.g. 60mJ.")
+]
+BatchSizes = Annotated[str | None, typer.Option(help="Batch sizes to compile for, e.g. 1,2,4,8.")]
+InputShapes = Annotated[str | None, typer.Option(help="Shapes of inputs, e.g. 'data:[1,3,224,224]'.")]
+Target = Annotated[str, typer.Option(help="TVM target, e.g. 'llvm -mcpu=haswell'; llvm is this machine.")]
+Alpha = Annotated[float, typer.Option(min=1.0, help="Graphs that cost less than alpha times the best are kept.")]
+Budget = Annotated[int, typer.Option(min=0, help="Graphs that the outer search expands; 0 turns it off.")]
+InnerMode = Annotated[Inner, typer.Option(help="How algorithms are assigned.")]
+Distance = Annotated[int, typer.Option(min=1, help="Nodes that the neighbourhood search changes at once.")]
+Costs = Annotated[
+    str | None, typer.Option(help="Cost database (path or URL), or 'model' for a roofline. Default: your own database.")
+]
+MeterName = Annotated[str, typer.Option("--meter", help="auto, rapl, nvml or estimate.")]
+ProtocolName = Annotated[Protocol, typer.Option(help="How candidates are measured.")]
+MaxError = Annotated[float | None, typer.Option(help="Largest relative error that verification accepts.")]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude-algorithm", help="Algorithm family not to use; may be repeated.")
+]
+SearchTime = Annotated[
+    float | None, typer.Option("--search-time", parser=_quantity("s"), help="End each search after this time.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of random inputs.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the CPUs this process may use.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _options(
+    objective: str,
+    max_time: float | None,
+    max_power: float | None,
+    max_energy: float | None,
+    batch_sizes: str | None,
+    input_shapes: str | None,
+    **rest: Any,
+) -> CompileOptions:
+    from joulec.options import CompileOptions, parse_batch_sizes, parse_input_shapes
+
+    return CompileOptions(
+        objective=objective,
+        max_time_s=max_time,
+        max_power_w=max_power,
+        max_energy_j=max_energy,
+        batch_sizes=None if batch_sizes is None else parse_batch_sizes(batch_sizes),
+        input_shapes={} if input_shapes is None else parse_input_shapes(input_shapes),
+        **rest,
+    )
+
+
+@app.command()
+@_catch
+def compile(
+    model: ModelPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the artifact goes.", show_default=False)],
+    objective: Objective = "energy",
+    max_time: MaxTime = None,
+    max_power: MaxPower = None,
+    max_energy: MaxEnergy = None,
+    batch_sizes: BatchSizes = None,
+    input_shapes: InputShapes = None,
+    target: Target = "llvm",
+    alpha: Alpha = 1.05,
+    budget: Budget = 300,
+    inner: InnerMode = Inner.exact,
+    distance: Distance = 2,
+    costs: Costs = None,
+    meter: MeterName = "auto",
+    protocol: ProtocolName = Protocol.adaptive,
+    max_error: MaxError = None,
+    exclude_algorithm: Exclude = None,
+    search_time: SearchTime = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile MODEL into an artifact.
+
+    Example: joulec compile model.onnx -o model.joulec --objective energy --batch-sizes 1,4,8
+    """
+    from joulec.runtime.artifact import check_writable
+
+    check_writable(output)
+    options = _options(
+        objective, max_time, max_power, max_energy, batch_sizes, input_shapes,
+        target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance, costs=costs, meter=meter,
+        protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
+        search_time_s=search_time, seed=seed, threads=threads,
+    )  # fmt: skip
+    from joulec.compiler import compile_model
+    from joulec.render import Display, show_compiled
+
+    with Display() as display:
+        compiled = compile_model(model, options, display)
+        with compiled.model as result:
+            display.stage("writing the artifact")
+            result.save(output)
+    if as_json:
+        _print_json(compiled.report)
+    show_compiled(compiled.report, compiled.meter, output)
+
+
+@app.command()
+@_catch
+def optimize(
+    model: ModelPath,
+    objective: Objective = "energy",
+    max_time: MaxTime = None,
+    max_power: MaxPower = None,
+    max_energy: MaxEnergy = None,
+    batch_sizes: BatchSizes = None,
+    input_shapes: InputShapes = None,
+    target: Target = "llvm",
+    alpha: Alpha = 1.05,
+    budget: Budget = 300,
+    inner: InnerMode = Inner.exact,
+    distance: Distance = 2,
+    costs: Costs = None,
+    meter: MeterName = "auto",
+    protocol: ProtocolName = Protocol.adaptive,
+    exclude_algorithm: Exclude = None,
+    search_time: SearchTime = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search MODEL's graphs and algorithms; nothing is compiled.
+
+    Example: joulec optimize model.onnx --objective '0.5*energy + 0.5*time' --costs model
+    """
+    options = _options(
+        objective, max_time, max_power, max_energy, batch_sizes, input_shapes,
+        target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance, costs=costs, meter=meter,
+        protocol=protocol.value, exclude_algorithms=tuple(exclude_algorithm or ()), search_time_s=search_time,
+        seed=seed, threads=threads,
+    )  # fmt: skip
+    from joulec.render import Display, show_optimized
+    from joulec.searching import optimize_model
+
+    with Display() as display:
+        report, why = optimize_model(model, options, display)
+    if as_json:
+        _print_json(report)
+    show_optimized(report, why)
+
+
+@app.command()
+@_catch
+def profile(
+    model: ModelPath,
+    objective: Objective = "energy",
+    batch_sizes: BatchSizes = None,
+    input_shapes: InputShapes = None,
+    target: Target = "llvm",
+    alpha: Alpha = 1.05,
+    budget: Budget = 300,
+    costs: Costs = None,
+    meter: MeterName = "auto",
+    protocol: ProtocolName = Protocol.adaptive,
+    exclude_algorithm: Exclude = None,
+    time_budget: Annotated[
+        float | None, typer.Option("--time-budget", parser=_quantity("s"), help="Stop after this time, e.g. 2m.")
+    ] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fill the cost database with what a search of MODEL needs.
+
+    Example: joulec profile model.onnx --time-budget 2m
+    """
+    options = _options(
+        objective, None, None, None, batch_sizes, input_shapes,
+        target=target, alpha=alpha, budget=budget, costs=costs, meter=meter, protocol=protocol.value,
+        exclude_algorithms=tuple(exclude_algorithm or ()), threads=threads,
+    )  # fmt: skip
+    from joulec.render import Display, show_profiling
+    from joulec.searching import profile_model
+
+    with Display() as display:
+        report = profile_model(model, options, display, time_budget)
+    if as_json:
+        _print_json(report)
+    show_profiling(report)
+
+
+@database.command("info")
+@_catch
+def database_info(costs: Costs = None, as_json: AsJson = False) -> None:
+    """Say what the cost database holds.
+
+    Example: joulec db info --json
+    """
+    from joulec.costdb.open import open_store
+    from joulec.render import info_json, show_info
+
+    with open_store(costs) as store:
+        info = info_json(store.info())
+    if as_json:
+        _print_json(info)
+    else:
+        show_info(info)
+
+
+@app.command()
+@_catch
+def devices(as_json: AsJson = False) -> None:
+    """List this machine's devices and the meters that can be read.
+
+    Example: joulec devices
+    """
+    from dataclasses import asdict
+
+    from joulec.profiler.device import devices as find_devices
+    from joulec.render import show_devices
+
+    found = [asdict(device) for device in find_devices()]
+    if as_json:
+        _print_json({"devices": found})
+    else:
+        show_devices(found)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from joulec import __version__
+
+        typer.echo(f"joulec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+    = False,
+) -> None:
+    """Options of the command itself."""
+
+
+def _print_json(report: Any) -> None:
+    typer.echo(json.dumps(report, indent=1, allow_nan=False))
+
+
+def main() -> None:
+    """Entry point of the ``joulec`` command."""
+    from joulec.cli_run import add_run
+
+    add_run(app)
+    app()

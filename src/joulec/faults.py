@@ -1,0 +1,74 @@
+"""Naming the substitution or algorithm that makes a result wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from joulec.passes.graph import Graph, Node
+from joulec.passes.relax.backend import KernelAlgorithm
+from joulec.passes.search.choices import Choice
+from joulec.passes.verification import Reference, first_fault, largest_error
+from joulec.searching import Searched
+
+_Array = npt.NDArray[Any]
+Variant = Callable[[Graph, Mapping[Node, Choice], Mapping[str, _Array]], Sequence[_Array]]
+
+
+def find_culprit(
+    searched: Searched, reference: Reference, given: Mapping[str, _Array], tolerance: float, run: Variant
+) -> str:
+    """Bisect from the original graph under TVM's own lowering to the result: substitutions first, then algorithms.
+
+    Returns:
+        A clause for the error message.
+    """
+    plan = searched.result.best
+    wanted = reference.run(given)
+    graphs = [searched.source.graph, *(graph for _, graph in plan.applied)]
+    choices = sorted({(node.spec.op.name, choice.algorithm.name) for node, choice in plan.assignment.items()})
+    changed = [pair for pair in choices if _is_native(pair, plan.assignment)]
+    steps = [f"the rule {rule}" for rule, _ in plan.applied]
+    steps += [f"the algorithm {algorithm} on {operator}" for operator, algorithm in changed]
+
+    def agrees(count: int) -> bool:
+        graph = graphs[min(count, len(graphs) - 1)]
+        switched = set(changed[: max(0, count - len(plan.applied))])
+        assignment = {
+            node: choice if (node.spec.op.name, choice.algorithm.name) in switched else _plain(choice)
+            for node, choice in _assignment(graph, plan.assignment).items()
+        }
+        return largest_error(run(graph, assignment, given), wanted) <= tolerance
+
+    culprit = first_fault(steps, agrees)
+    if culprit is None:
+        return "no single rule or algorithm is at fault: please report it with the model"
+    return f"{culprit} is at fault (leave an algorithm out with --exclude-algorithm)"
+
+
+def _is_native(pair: tuple[str, str], assignment: Mapping[Node, Choice]) -> bool:
+    return any(
+        (node.spec.op.name, choice.algorithm.name) == pair and _kernel_of(choice) is not None
+        for node, choice in assignment.items()
+    )
+
+
+def _kernel_of(choice: Choice) -> KernelAlgorithm | None:
+    algorithm = choice.algorithm
+    return algorithm if isinstance(algorithm, KernelAlgorithm) and algorithm.kernel is not None else None
+
+
+def _assignment(graph: Graph, final: Mapping[Node, Choice]) -> Mapping[Node, Choice]:
+    """The final choices where the graph has the node, any choice elsewhere: it will be made plain."""
+    some = next(iter(final.values()))
+    return {node: final.get(node, some) for node in graph.nodes}
+
+
+def _plain(choice: Choice) -> Choice:
+    """The same node under TVM's own lowering (an external call stays one)."""
+    algorithm = _kernel_of(choice)
+    if algorithm is None:
+        return choice
+    return Choice(KernelAlgorithm(None, (), algorithm.target, algorithm.roofline), choice.cost)

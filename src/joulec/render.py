@@ -1,0 +1,198 @@
+"""Tables and progress for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from joulec.costdb.cost import Cost, Measurement
+from joulec.costdb.store import StoreInfo
+from joulec.passes.search.outer import SearchResult, SearchStatistics
+from joulec.profiler.candidate import Candidate
+from joulec.quantities import show_energy, show_time
+
+
+def console() -> Console:
+    """Standard error: standard output belongs to results that programs read."""
+    return Console(stderr=True, highlight=False)
+
+
+class Display:
+    """Shows progress while work is under way; a context manager (see `joulec.progress.Progress`)."""
+
+    def __init__(self) -> None:
+        self._console = console()
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._stage = ""
+        self._measured = 0
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, what: str) -> None:
+        """Begin a stage."""
+        self._stage = what
+        self._show(what)
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Say what is being measured."""
+        done = f"{self._measured} measured" + (f", {self._failed} failed" if self._failed else "")
+        self._show(f"{self._stage}: {done}; measuring {candidate.label}")
+
+    def result(self, measurement: Measurement) -> None:
+        """Count an outcome."""
+        if isinstance(measurement.outcome, Cost):
+            self._measured += 1
+        else:
+            self._failed += 1
+
+    def search(self, statistics: SearchStatistics, value: float) -> None:
+        """Say how far the search is."""
+        self._show(f"{self._stage}: {statistics.expanded} graphs expanded, best {value:.4g}")
+
+    def searched(self, batch: int, result: SearchResult) -> None:
+        """Say how the search ended."""
+        statistics = result.statistics
+        cut = ", cut by the time limit" if statistics.cut else ""
+        self._console.print(
+            f"batch {batch}: {statistics.expanded} graphs expanded, {statistics.generated} generated "
+            f"({statistics.duplicates} duplicates) in {statistics.seconds:.1f} s{cut}",
+            markup=False,
+        )
+
+    def warn(self, message: str) -> None:
+        """Print a warning."""
+        self._console.print(f"warning: {message}", markup=False)
+
+    def _show(self, text: str) -> None:
+        width = max(self._console.width - 20, 20)
+        self._bar.update(self._task, description=text if len(text) <= width else text[: width - 1] + "…")
+
+
+def show_compiled(report: Mapping[str, Any], meter: str, output: Path) -> None:
+    """Print what a compilation found."""
+    out = console()
+    _show_entries(out, report, ("origin", "predicted", "measured"))
+    verified = report["verified"]
+    out.print(
+        f"verified on {verified['inputs']} random inputs against {verified['reference']}: "
+        f"largest relative error {verified['max_relative_error']:.2g}",
+        markup=False,
+    )
+    _show_profiling_line(out, report["profiling"])
+    out.print(f"energy by {meter}", markup=False)
+    out.print(f"wrote {output}", markup=False)
+
+
+def show_optimized(report: Mapping[str, Any], meter: str) -> None:
+    """Print what a search found."""
+    out = console()
+    _show_entries(out, report, ("origin", "predicted"))
+    _show_profiling_line(out, report["profiling"])
+    out.print(f"energy by {meter}", markup=False)
+
+
+def show_profiling(report: Mapping[str, Any]) -> None:
+    """Print what profiling found."""
+    _show_profiling_line(console(), report["profiling"])
+
+
+_ROWS = {"origin": "original", "predicted": "predicted", "measured": "measured"}
+
+
+def _show_entries(out: Console, report: Mapping[str, Any], rows: Sequence[str]) -> None:
+    table = Table("batch", "", "time", "energy", "power", "time source", "energy source")
+    for batch, entry in report["entries"].items():
+        for row in rows:
+            figures = entry[row]
+            table.add_row(
+                batch if row == rows[0] else "",
+                _ROWS[row],
+                _shown(figures["time_s"], show_time),
+                _shown(figures["energy_j"], show_energy),
+                _shown(figures["power_w"], lambda watts: f"{watts:.3g} W"),
+                figures["time_source"] or "",
+                figures["energy_source"] or "",
+            )
+        table.add_section()
+    out.print(table)
+    for batch, entry in report["entries"].items():
+        rules = ", ".join(f"{one['rule']} ×{one['count']}" for one in entry["search"]["substitutions"]) or "none"
+        out.print(f"batch {batch}: substitutions {rules}", markup=False)
+        out.print(f"batch {batch}: algorithms {_algorithms(entry['assignment'])}", markup=False)
+
+
+def _algorithms(assignment: Sequence[Mapping[str, Any]]) -> str:
+    """How much of the time each algorithm family takes."""
+    seconds: dict[str, float] = {}
+    count: dict[str, int] = {}
+    for one in assignment:
+        family = one["algorithm"].split("(")[0]
+        seconds[family] = seconds.get(family, 0.0) + (one["time_s"] or 0.0)
+        count[family] = count.get(family, 0) + 1
+    total = sum(seconds.values()) or 1.0
+    order = sorted(seconds, key=lambda family: -seconds[family])
+    return ", ".join(f"{family} ×{count[family]} ({seconds[family] / total:.0%})" for family in order)
+
+
+def _shown(value: float | None, show: Any) -> str:
+    return "–" if value is None else str(show(value))
+
+
+def _show_profiling_line(out: Console, profiling: Mapping[str, Any]) -> None:
+    unknown = f", {profiling['unknown']} left unknown" if profiling.get("unknown") else ""
+    out.print(
+        f"cost database: {profiling['measured']} measured in {profiling['seconds']:.1f} s, "
+        f"{profiling['reused']} reused, {profiling['failed']} failed{unknown}",
+        markup=False,
+    )
+
+
+def info_json(info: StoreInfo) -> dict[str, Any]:
+    """A store's information as JSON."""
+    plain = asdict(info)
+    plain["path"] = None if info.path is None else str(info.path)
+    plain["last_measured_at"] = None if info.last_measured_at is None else info.last_measured_at.isoformat()
+    plain["by_source"], plain["devices"] = dict(info.by_source), dict(info.devices)
+    return plain
+
+
+def show_info(info: Mapping[str, Any]) -> None:
+    """Print a store's information."""
+    table = Table("cost database", str(info["url"]))
+    table.add_row("schema", info["schema_version"])
+    table.add_row("measurements", f"{info['rows']} ({info['failures']} failures)")
+    table.add_row("by source", ", ".join(f"{source}: {count}" for source, count in info["by_source"].items()))
+    for device, count in info["devices"].items():
+        table.add_row("device", f"{device}: {count}")
+    table.add_row("last measured", info["last_measured_at"] or "never")
+    Console(highlight=False).print(table)
+
+
+def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
+    """Print the devices."""
+    table = Table("id", "kind", "name", "meters", "note")
+    for device in devices:
+        table.add_row(device["id"], device["kind"], device["name"], ", ".join(device["meters"]), device["note"])
+    Console(highlight=False).print(table)

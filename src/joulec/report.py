@@ -1,0 +1,125 @@
+"""What a compilation found, as data: the JSON of ``compile``, ``optimize`` and ``profile``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from joulec.passes.graph import Graph
+from joulec.passes.relax.workbench import ProfilingTotals
+from joulec.passes.search.outer import Plan, SearchResult
+from joulec.passes.verification import Verified
+from joulec.profiler.candidate import Work
+from joulec.runtime.manifest import Assigned, Budget, WorkTotals
+
+
+def plan_budget(plan: Plan) -> Budget:
+    """What a plan is predicted to cost, with the sources of its figures (one search never mixes sources)."""
+    costs = [choice.cost for choice in plan.choices if choice.cost.time_s > 0]
+    if not costs:
+        return Budget(0.0, "estimated")
+    time_s = float(plan.totals.time_s)
+    if any(cost.energy_j is None for cost in costs):
+        return Budget(time_s, costs[0].time_source)
+    energy_j = float(plan.totals.energy_j)
+    return Budget(time_s, costs[0].time_source, energy_j, costs[0].energy_source, energy_j / time_s)
+
+
+def plan_assignment(plan: Plan) -> tuple[Assigned, ...]:
+    """The plan node by node."""
+    return tuple(
+        Assigned(
+            node.name or node.op.name,
+            node.op.name,
+            choice.algorithm.name,
+            choice.cost.time_s,
+            choice.cost.energy_j,
+        )
+        for node, choice in plan.assignment.items()
+    )
+
+
+def plan_work(plan: Plan) -> WorkTotals:
+    """What one call of the plan does, as its algorithms state it."""
+    works: list[Work] = [choice.algorithm.work(node.spec) for node, choice in plan.assignment.items()]
+    return WorkTotals(
+        sum(work.flops for work in works),
+        sum(work.dram_bytes for work in works),
+        sum(work.cache_bytes for work in works),
+        sum(work.register_bytes for work in works),
+    )
+
+
+def describe_graph(graph: Graph) -> list[dict[str, Any]]:
+    """A graph as JSON: nodes with operator, attributes, epilogue, and the names of what they read and write."""
+    names = {value: value.name or f"t{index}" for index, value in enumerate(graph.inputs)}
+    described = []
+    for index, node in enumerate(graph.nodes):
+        for position, value in enumerate(node.outputs):
+            names[value] = f"n{index}.{position}"
+        described.append(
+            {
+                "node": node.name or node.op.name,
+                "operator": node.op.name,
+                "attributes": {key: _plain(value) for key, value in node.op.attributes.items()},
+                "epilogue": [str(step) for step in node.epilogue],
+                "inputs": [names[value] for value in node.inputs],
+                "outputs": [names[value] for value in node.outputs],
+                "types": [str(value.type) for value in node.outputs],
+            }
+        )
+    return described
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if not isinstance(value, bytes) else f"{len(value)} bytes"
+
+
+def search_json(result: SearchResult) -> dict[str, Any]:
+    """How a search went."""
+    statistics = result.statistics
+    return {
+        "graphs_expanded": statistics.expanded,
+        "graphs_generated": statistics.generated,
+        "duplicates": statistics.duplicates,
+        "seconds": statistics.seconds,
+        "optimal": result.best.optimal,
+        "gap": 0.0 if result.best.optimal else None,
+        "cut": statistics.cut,
+        "substitutions": [{"rule": rule, "count": count} for rule, count in result.substitutions],
+    }
+
+
+def budget_json(budget: Budget | None) -> dict[str, Any]:
+    """A budget; all null where nothing is known."""
+    return asdict(budget or Budget())
+
+
+def entry_json(result: SearchResult, measured: Budget | None) -> dict[str, Any]:
+    """One entry of the report."""
+    return {
+        "origin": budget_json(plan_budget(result.origin)),
+        "predicted": budget_json(plan_budget(result.best)),
+        "measured": budget_json(measured),
+        "search": search_json(result),
+        "assignment": [asdict(assigned) for assigned in plan_assignment(result.best)],
+    }
+
+
+def profiling_json(profiling: ProfilingTotals) -> dict[str, Any]:
+    """What measuring came to, as ``compile`` and ``optimize`` report it."""
+    return {
+        "measured": profiling.measured,
+        "reused": profiling.reused,
+        "failed": profiling.failed,
+        "seconds": profiling.seconds,
+    }
+
+
+def verified_json(verified: Verified | None) -> dict[str, Any] | None:
+    """How the comparison with the original went; null where nothing was compiled."""
+    return None if verified is None else asdict(verified)

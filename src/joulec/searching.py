@@ -1,0 +1,132 @@
+"""Searching a model's graphs: what ``compile``, ``optimize`` and ``profile`` share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from joulec.options import CompileOptions
+from joulec.passes.canonical import canonicalise
+from joulec.passes.relax.workbench import Setup, Workbench
+from joulec.passes.rules import RULES
+from joulec.passes.search.choices import CostingError
+from joulec.passes.search.objective import Objective, as_objective
+from joulec.passes.search.outer import OuterSearch, SearchOptions, SearchResult
+from joulec.passes.search.totals import Bounds, Totals
+from joulec.progress import Progress
+from joulec.quantities import show_energy, show_time
+from joulec.report import entry_json, profiling_json
+from joulec.sources import Source, read_sources
+
+
+class BoundsError(ValueError):
+    """No graph and assignment was found that keeps the bounds."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A source with the outcome of its search."""
+
+    source: Source
+    result: SearchResult
+
+
+def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
+    """Open what the options name; see `Workbench.open` for what it raises."""
+    bench = Workbench.open(
+        Setup(
+            target=options.target,
+            threads=options.threads,
+            costs=options.costs,
+            meter=options.meter,
+            protocol=options.protocol,
+            exclude_algorithms=tuple(options.exclude_algorithms),
+        )
+    )
+    bench.on_candidate = progress.candidate
+    bench.on_result = progress.result
+    return bench
+
+
+def objective_of(options: CompileOptions) -> Objective:
+    """The objective with its bounds."""
+    return as_objective(
+        options.objective, Bounds(options.max_time_s, options.max_energy_j, options.max_power_w)
+    )
+
+
+def search_all(model: Any, options: CompileOptions, bench: Workbench, progress: Progress) -> list[Searched]:
+    """One search per batch size, all sharing one cost source.
+
+    Raises:
+        ModelError, ImportModuleError, SourceError: see `read_sources`.
+        ObjectiveError: the objective cannot be understood.
+        CostingError: an operator cannot be priced.
+        BoundsError: the bounds cannot be kept.
+    """
+    objective = objective_of(options)
+    progress.stage("reading the model")
+    sources = read_sources(model, bench.backend.fuses, options.batch_sizes, options.input_shapes)
+    costs = bench.costs(objective)
+    found = []
+    for source in sources:
+        progress.stage(f"searching for batch {source.batch}")
+        search = OuterSearch(
+            rules=RULES,
+            costs=costs,
+            objective=objective,
+            options=SearchOptions(
+                options.alpha, options.budget, options.inner, options.distance, options.search_time_s
+            ),
+            tidy=lambda graph: canonicalise(graph, bench.backend.fuses),
+            on_progress=progress.search,
+        )
+        result = search.run(source.graph)
+        progress.searched(source.batch, result)
+        if not result.met_bounds:
+            raise BoundsError(_nearest(source.batch, result.best.totals, objective))
+        found.append(Searched(source, result))
+    return found
+
+
+def optimize_model(model: Any, options: CompileOptions, progress: Progress) -> tuple[dict[str, Any], str]:
+    """The search alone; nothing is compiled.
+
+    Returns:
+        The report, and where energies come from.
+    """
+    with open_workbench(options, progress) as bench:
+        found = search_all(model, options, bench, progress)
+        entries = {str(one.source.batch): entry_json(one.result, None) for one in found}
+        report = {"entries": entries, "profiling": profiling_json(bench.profiling), "verified": None}
+        return report, bench.meter.why
+
+
+def profile_model(
+    model: Any, options: CompileOptions, progress: Progress, time_budget_s: float | None = None
+) -> dict[str, Any]:
+    """Measure what a search of the model needs, until all is known or the time is spent."""
+    with open_workbench(options, progress) as bench:
+        if time_budget_s is not None:
+            bench.deadline_s = time.monotonic() + time_budget_s
+        try:
+            search_all(model, options, bench, progress)
+        except CostingError:
+            if time.monotonic() < bench.deadline_s:
+                raise
+        return {"profiling": {**profiling_json(bench.profiling), "unknown": bench.profiling.unknown}}
+
+
+def _nearest(batch: int, totals: Totals, objective: Objective) -> str:
+    bounds = objective.bounds
+    asked = [
+        f"time ≤ {show_time(bounds.max_time_s)}" if bounds.max_time_s else "",
+        f"energy ≤ {show_energy(bounds.max_energy_j)}" if bounds.max_energy_j else "",
+        f"power ≤ {bounds.max_power_w:.3g} W" if bounds.max_power_w else "",
+    ]
+    return (
+        f"no graph and assignment keeps {', '.join(filter(None, asked))} at batch {batch}; the nearest takes "
+        f"{show_time(float(totals.time_s))}, {show_energy(float(totals.energy_j))}, {float(totals.power_w):.3g} W: "
+        "relax the bound"
+    )

@@ -1,0 +1,96 @@
+"""The user's model, one canonical graph per batch size, with what computes the original."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from joulec.passes.canonical import canonicalise
+from joulec.passes.graph import Graph, NodeSpec, Step
+from joulec.passes.verification import Reference
+
+Fuses = Callable[[NodeSpec, Step], bool]
+
+
+class SourceError(ValueError):
+    """A model of a kind that joulec does not read, or options that do not fit it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model at one batch size.
+
+    Attributes:
+        batch: the batch size; 1 where none can be recognised.
+        batched: whether its inputs and outputs all lead with the batch.
+        graph: canonical.
+        reference: makes what computes the original, on demand.
+    """
+
+    batch: int
+    batched: bool
+    graph: Graph
+    reference: Callable[[], Reference]
+
+
+def read_sources(
+    model: Any,
+    fuses: Fuses,
+    batch_sizes: Sequence[int] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> list[Source]:
+    """Read a model for each batch size asked for, or as it stands.
+
+    Args:
+        model: path of an ONNX file, a ModelProto, or a Relax IRModule.
+        fuses: what the back end can fuse.
+
+    Raises:
+        ModelError: the ONNX model cannot be read or does not take a batch size.
+        ImportModuleError: the Relax module cannot be read.
+        SourceError: the model is something else, or the batch sizes do not fit.
+    """
+    sizes = None if batch_sizes is None else sorted(set(batch_sizes))
+    if sizes is not None and (not sizes or sizes[0] < 1):
+        raise SourceError(f"batch sizes are whole numbers from 1 on, not {list(batch_sizes or [])}")
+    if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
+        return [_from_onnx(model, fuses, size, input_shapes or {}) for size in sizes or [None]]
+    if type(model).__name__ == "IRModule":
+        return [_from_relax(model, fuses, sizes)]
+    raise SourceError(
+        f"a model is the path of an ONNX file, an onnx.ModelProto or a Relax IRModule, not {type(model).__name__}"
+    )
+
+
+def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mapping[str, Sequence[int]]) -> Source:
+    from joulec.passes.onnx.importer import import_onnx
+    from joulec.passes.onnx.reference import onnx_reference
+
+    imported = import_onnx(model, input_shapes, batch)
+    size = batch or imported.batch
+    graph = canonicalise(imported.graph, fuses)
+    return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model))
+
+
+def _from_relax(module: Any, fuses: Fuses, sizes: Sequence[int] | None) -> Source:
+    from joulec.passes.relax.importer import import_relax
+    from joulec.passes.relax.reference import relax_reference
+
+    imported = import_relax(module)
+    leading = {value.type.shape[:1] for value in (*imported.inputs, *imported.outputs)}
+    size = next(iter(leading))[0] if len(leading) == 1 and () not in leading else None
+    if sizes is not None and sizes != [size]:
+        raise SourceError(
+            f"a Relax module is compiled for its own shapes (batch {size}); it cannot be made for batch sizes {sizes}"
+        )
+    graph = canonicalise(imported, fuses)
+    names = [value.name for value in graph.inputs]
+    return Source(size or 1, _leads_with(graph, size), graph, lambda: relax_reference(module, names))
+
+
+def _leads_with(graph: Graph, batch: int | None) -> bool:
+    """Whether all inputs and outputs lead with the batch, so that rows may be split and joined."""
+    values = (*graph.inputs, *graph.outputs)
+    return batch is not None and all(value.type.shape[:1] == (batch,) for value in values)
