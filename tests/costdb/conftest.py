@@ -104,7 +104,7 @@ def postgres_socket() -> Iterator[Path]:
                 time.sleep(0.05)
         yield root
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
         try:
             server.wait(10)
         except subprocess.TimeoutExpired:
@@ -115,13 +115,13 @@ def postgres_socket() -> Iterator[Path]:
 
 @pytest.fixture
 def postgres_url(postgres_socket: Path) -> str:
-    """The URL of a new, empty database."""
+    """The URL of a new, empty schema, which is made faster than a database."""
     import psycopg
 
     name = f"costs_{next(_numbers)}"
-    with psycopg.connect(host=str(postgres_socket), user="joulec", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"postgresql://joulec@/{name}?host={postgres_socket}"
+    with psycopg.connect(host=str(postgres_socket), user="joulec", dbname="postgres") as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"postgresql://joulec@/postgres?host={postgres_socket}&options=-csearch_path%3D{name}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -12,7 +12,6 @@ import pytest
 from joulec.costdb.open import open_store
 
 WRITER = Path(__file__).with_name("writer.py")
-WRITERS = 8
 EACH = 60
 BATCH = 4
 
@@ -38,18 +37,27 @@ def writers(url: str, count: int, last: int) -> Iterator[list[subprocess.Popen[s
             process.communicate()
 
 
-def test_eight_processes_create_and_write_one_database(database_url):
-    with writers(database_url, WRITERS, EACH) as processes:
+def check_writers(url: str, count: int) -> None:
+    """Let so many processes create and write one database, and look for all that they put."""
+    with writers(url, count, EACH) as processes:
         for process in processes:
             _, complaints = process.communicate(timeout=120)
             assert process.returncode == 0, complaints
-    with open_store(database_url) as store:
+    with open_store(url) as store:
         kept = {(m.key.operator, int(m.key.attributes)): m.outcome.time_s for m in store.rows()}
     shared = {i: kept.pop(("shared", i)) for i in range(EACH)}
-    assert kept == {(f"own{n}", i): 1.0 + i for n in range(WRITERS) for i in range(EACH)}
-    assert set(shared.values()) <= {1.0 + n for n in range(WRITERS)}
+    assert kept == {(f"own{n}", i): 1.0 + i for n in range(count) for i in range(EACH)}
+    assert set(shared.values()) <= {1.0 + n for n in range(count)}
     # A batch is one transaction: one writer's figures stand in all of its rows.
     assert all(len({shared[i] for i in range(start, start + BATCH)}) == 1 for start in range(0, EACH, BATCH))
+
+
+def test_eight_processes_create_and_write_one_sqlite_file(tmp_path):
+    check_writers(str(tmp_path / "costs.db"), 8)
+
+
+def test_four_processes_create_and_write_one_server(postgres_url):
+    check_writers(postgres_url, 4)
 
 
 @pytest.mark.parametrize("batches", [1, 25])
