@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from joulec.passes.graph import (
     Concat,
@@ -156,39 +158,43 @@ def branches(graph: Graph, node: Node) -> Branches:
     return Branches(tuple(parts), tuple(nodes), unfolded)
 
 
-def arrange(
-    graph: Graph, parts: tuple[Branch, ...], unfolded: Mapping[Value, tuple[Value, ...]], node: Node
-) -> Arrangement:
-    """Branches in canonical order, joined where a concat reads them one after another.
-
-    Args:
-        unfolded: values that will exist no longer, with what they consist of.
-        node: a node of the kind to be merged.
-    """
-    kernel_axis, axis = axes(node)
+def arrange(graph: Graph, taken: tuple[Branches, ...]) -> Arrangement:
+    """The branches of nodes in canonical order, joined where a concat reads them one after another."""
+    kernel_axis, axis = axes(taken[0].nodes[0])
+    parts = tuple(part for one in taken for part in one.parts)
+    within = {value: inner for one in taken for value, inner in one.unfolded.items()}
+    gone = {node for one in taken for node in one.nodes}
     pending = {part.output: part for part in parts}
-    splits: list[Node] = []
+    groups: list[tuple[Value, tuple[Value, ...]]] = []
     concats: list[tuple[Node, tuple[Operand, ...]]] = []
     for concat in graph.nodes:
         if not plain(concat, Concat, axis):
             continue
-        flat = [o for operand in concat.operands for o in _unfolded(operand, unfolded)]
-        runs = list(_runs(flat, pending))
+        flat = [inner for operand in concat.operands for inner in _inner(operand, within)]
         operands: list[Operand] = []
-        for run in runs:
-            members = tuple(operand for operand in run if isinstance(operand, Value))
+        for run in _runs(flat, pending):
             if len(run) == 1:
                 operands.append(run[0])
                 continue
-            value = concat.outputs[0] if len(runs) == 1 else joined(members, axis)
-            taken = [pending.pop(member) for member in members]
-            pending[value] = Branch(value, _together([part.weights for part in taken], kernel_axis))
-            splits.append(_split(value, members, axis, f"{concat.name}/split"))
+            members = tuple(operand for operand in run if isinstance(operand, Value))
+            value = concat.outputs[0]
+            if len(run) == len(flat) and plain(graph.sole_consumer(value), Concat, axis):
+                within[value] = members  # the outer concat takes them in, as it does where concats are flattened first
+                gone.add(concat)
+                operands.extend(members)
+                break
+            if len(run) < len(flat):
+                value = joined(members, axis)
+            joint = [pending.pop(member).weights for member in members]
+            pending[value] = Branch(value, _together(joint, kernel_axis))
+            groups.append((value, members))
             operands.append(value)
         if tuple(operands) != concat.operands:
             concats.append((concat, tuple(operands)))
     ordered = tuple(sorted(pending.values(), key=lambda part: part.output.key))
-    return Arrangement(ordered, tuple(splits), tuple(concats))
+    gone.update(concat for concat, _ in concats)
+    splits = _needed_splits(graph, groups, gone, {operand for _, operands in concats for operand in operands}, axis)
+    return Arrangement(ordered, splits, tuple(concats))
 
 
 def merge(graph: Graph, op: Operator, taken: tuple[Branches, ...]) -> Rewrite:
@@ -200,15 +206,14 @@ def merge(graph: Graph, op: Operator, taken: tuple[Branches, ...]) -> Rewrite:
     """
     first = taken[0].nodes[0]
     kernel_axis, axis = axes(first)
-    unfolded = {value: parts for one in taken for value, parts in one.unfolded.items()}
-    arrangement = arrange(graph, tuple(part for one in taken for part in one.parts), unfolded, first)
+    arrangement = arrange(graph, taken)
     outputs = tuple(part.output for part in arrangement.parts)
     result = joined(outputs, axis) if len(outputs) > 1 else outputs[0]
     weights = _together([part.weights for part in arrangement.parts], kernel_axis)
     name = "+".join(one.nodes[0].name for one in taken)
     added = [Node.make(op, (first.operands[0], *weights), first.epilogue, outputs=(result,), name=name)]
     if len(outputs) > 1:
-        added.append(_split(result, outputs, axis, f"{name}/split"))
+        added.append(_split(result, outputs, axis))
     added.extend(arrangement.splits)
     added.extend(
         Node(concat.op, operands, (), concat.outputs, concat.name)
@@ -223,8 +228,8 @@ def _steps(node: Node) -> str:
     return "+".join(map(str, node.epilogue)) or "none"
 
 
-def _unfolded(operand: Operand, unfolded: Mapping[Value, tuple[Value, ...]]) -> tuple[Operand, ...]:
-    return unfolded.get(operand, (operand,)) if isinstance(operand, Value) else (operand,)
+def _inner(operand: Operand, within: Mapping[Value, tuple[Value, ...]]) -> tuple[Operand, ...]:
+    return within.get(operand, (operand,)) if isinstance(operand, Value) else (operand,)
 
 
 def _handing_out(graph: Graph, value: Value, axis: int) -> Node | None:
@@ -266,14 +271,13 @@ def _cut(weights: tuple[Weight, ...], split: Node, kernel_axis: int, axis: int) 
 
 
 def _runs(operands: list[Operand], pending: Mapping[Value, Branch]) -> Iterator[list[Operand]]:
-    """The operands in order, distinct pending values that stand together in one list, all others alone."""
+    """The operands in order: distinct pending values that stand together in one list, all others alone."""
     run: list[Operand] = []
     for operand in operands:
-        member = isinstance(operand, Value) and operand in pending
-        if run and (not member or operand in run):
-            yield run
+        if run and (operand not in pending or operand in run):
+            yield run  # the reader may take its members out of what is pending
             run = []
-        if member:
+        if isinstance(operand, Value) and operand in pending:
             run.append(operand)
         else:
             yield [operand]
@@ -281,11 +285,36 @@ def _runs(operands: list[Operand], pending: Mapping[Value, Branch]) -> Iterator[
         yield run
 
 
+def _needed_splits(
+    graph: Graph, groups: list[tuple[Value, tuple[Value, ...]]], gone: set[Node], read: set[Operand], axis: int
+) -> tuple[Node, ...]:
+    """The splits that hand out the members of groups to readers other than those in ``gone``, inner groups first.
+
+    Members side by side that nobody reads stay together, so that it does not matter which of them were grouped first.
+    """
+    read |= set(graph.outputs)
+    splits = []
+    for value, members in groups:
+        needed = [
+            member in read or any(reader not in gone for reader in graph.consumers.get(member, ()))
+            for member in members
+        ]
+        if not any(needed):
+            continue
+        read.add(value)
+        outputs: list[Value] = []
+        for is_needed, run in groupby(zip(needed, members, strict=True), key=itemgetter(0)):
+            values = tuple(member for _, member in run)
+            outputs.extend(values if is_needed else (joined(values, axis),))
+        splits.append(_split(value, tuple(outputs), axis))
+    return tuple(splits)
+
+
 def _together(rows: list[tuple[Weight, ...]], kernel_axis: int) -> tuple[Weight, ...]:
     columns = zip(*rows, strict=True)
     return tuple(concatenated(column, kernel_axis if index == 0 else 0) for index, column in enumerate(columns))
 
 
-def _split(value: Value, outputs: tuple[Value, ...], axis: int, name: str) -> Node:
+def _split(value: Value, outputs: tuple[Value, ...], axis: int) -> Node:
     sizes = tuple(output.type.shape[axis] for output in outputs)
-    return Node.make(Split(axis, sizes), (value,), outputs=outputs, name=name)
+    return Node.make(Split(axis, sizes), (value,), outputs=outputs, name="+".join(output.name for output in outputs))

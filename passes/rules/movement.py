@@ -165,7 +165,7 @@ class ConcatOfBranches:
         taken = branches(graph, producer)
         if split not in taken.nodes:
             return f"{label(producer)} is not merged from these branches, or its whole result has readers"
-        arrangement = arrange(graph, taken.parts, taken.unfolded, producer)
+        arrangement = arrange(graph, (taken,))
         shorter = [node for node, operands in arrangement.concats if len(operands) < len(node.operands)]
         if concat not in shorter or arrangement.saved <= 0:
             return "the concat reads no two branches one after another, or they stand together for another concat"

@@ -130,7 +130,7 @@ def exhaust(graph, rules, seed=None, limit=60):
     raise AssertionError("substitution does not terminate")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tools():
     """The helpers of this file (test modules cannot import it)."""
     from types import SimpleNamespace
