@@ -1,4 +1,4 @@
-"""Matrix products of two run-time operands, with leading dimensions."""
+"""Matrix products of two run-time operands (or a batch of constant ones), with leading dimensions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joulec.passes.graph import MatMul, NodeSpec
 from joulec.passes.kernels import loops
 from joulec.passes.kernels.epilogue import can_apply
 from joulec.passes.kernels.kernel import CpuTarget, Params
-from joulec.passes.kernels.matmul import Product, emit_tile, tiles
+from joulec.passes.kernels.matmul import Product, emit_tile, is_packable, tiles
 from joulec.profiler.candidate import Work
 
 
@@ -24,7 +24,7 @@ class Matmul:
 
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
         """Tile shapes, on one thread or all."""
-        if not isinstance(spec.op, MatMul) or not can_apply(spec):
+        if not isinstance(spec.op, MatMul) or not can_apply(spec) or is_packable(spec):
             return ()
         return [
             (("rows", rows), ("vectors", vectors), ("parallel", choice))
@@ -47,13 +47,8 @@ class Matmul:
         lanes, height = target.lanes, chosen["rows"]
         width = chosen["vectors"] * lanes
         rank = len(spec.results[0].shape)
-        steps = [
-            [0] * (len(lead) - len(own)) + [size * (n > 1) for size, n in zip(_batch_strides(own, area), own, strict=True)]
-            for own, area in (
-                (_own_lead(spec, 0) if lead else (), product.rows * product.depth),
-                (_own_lead(spec, 1) if lead else (), product.depth * product.columns),
-            )
-        ]
+        areas = (product.rows * product.depth, product.depth * product.columns)
+        steps = [_batch_strides(spec, index, area) for index, area in enumerate(areas)]
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
             left, right = operands[:2]
@@ -127,13 +122,16 @@ def _lead(spec: NodeSpec) -> tuple[int, ...]:
     return () if single else spec.results[0].shape[:-2]
 
 
-def _batch_strides(lead: Sequence[int], area: int) -> list[int]:
-    return [stride * area for stride in loops.row_major(lead)]
+def _batch_strides(spec: NodeSpec, index: int, area: int) -> list[int]:
+    """How far a step along each leading dimension of the result moves in an operand: 0 where it is broadcast."""
+    lead, own = _lead(spec), _own_lead(spec, index)
+    if not lead:
+        return []
+    strides = [stride * area if extent > 1 else 0 for stride, extent in zip(loops.row_major(own), own, strict=True)]
+    return [0] * (len(lead) - len(own)) + strides
 
 
-def _right(
-    op: MatMul, right: Any, base: Any, first: Any, product: Product, columns: int
-) -> Callable[[Any, Any], Any]:
+def _right(op: MatMul, right: Any, base: Any, first: Any, product: Product, columns: int) -> Callable[[Any, Any], Any]:
     """Element (k, column) of a panel; a transposed matrix is first turned into a workspace of the task."""
     if not op.transpose_b:
         return lambda k, column: right[base + k * product.columns + first + column]

@@ -55,9 +55,7 @@ class Elementwise:
             def task(index: Any) -> None:
                 row, cut = index // cuts, index % cuts if cuts > 1 else 0
                 at = loops.unravel(row, extents)
-                bases = [
-                    loops.ravel(at, [axis[1][operand] for axis in outer]) for operand in range(len(spec.operands))
-                ]
+                bases = [loops.ravel(at, [axis[1][operand] for axis in outer]) for operand in range(len(spec.operands))]
 
                 def run(begin: Any, length: int) -> None:
                     def element(position: Any) -> None:

@@ -36,18 +36,17 @@ def prim_func(operands: Sequence[TensorType], results: Sequence[TensorType], bod
         results: types of the results.
         body: emits the statements; receives the operands' and the results' buffers, all flat.
     """
-    with IRBuilder() as builder:
-        with T.prim_func(private=True):
-            arguments = [
-                T.arg(f"{kind}{index}", T.buffer(type.shape, type.dtype))
-                for kind, types in (("operand", operands), ("result", results))
-                for index, type in enumerate(types)
-            ]
-            flat = [
-                T.decl_buffer((type.size,), type.dtype, data=argument.data)
-                for argument, type in zip(arguments, (*operands, *results), strict=True)
-            ]
-            body(flat[: len(operands)], flat[len(operands) :])
+    with IRBuilder() as builder, T.prim_func(private=True):
+        arguments = [
+            T.arg(f"{kind}{index}", T.buffer(type.shape, type.dtype))
+            for kind, types in (("operand", operands), ("result", results))
+            for index, type in enumerate(types)
+        ]
+        flat = [
+            T.decl_buffer((type.size,), type.dtype, data=argument.data)
+            for argument, type in zip(arguments, (*operands, *results), strict=True)
+        ]
+        body(flat[: len(operands)], flat[len(operands) :])
     return finished(builder.get())
 
 

@@ -110,6 +110,14 @@ def _at(body: Callable[[int, int, Any, Any], None], row: int, vector: int, first
     body(row, vector, lane, first + lane)
 
 
+def is_packable(spec: NodeSpec) -> bool:
+    """Whether it is a product whose right operand is one constant matrix."""
+    if not isinstance(spec.op, MatMul):
+        return False
+    right = spec.operands[1]
+    return right.constant and right.type.size == math.prod(right.type.shape[-2:])
+
+
 class PackedMatmul:
     """Product with a constant right operand.
 
@@ -121,11 +129,7 @@ class PackedMatmul:
 
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
         """Tile shapes, each over the whole depth or in blocks of it that stay in the second-level cache."""
-        op = spec.op
-        if not isinstance(op, MatMul) or not can_apply(spec) or not spec.operands[1].constant:
-            return ()
-        right = spec.operands[1].type
-        if right.size != math.prod(right.shape[-2:]) or len(right.shape) > len(spec.results[0].shape):
+        if not can_apply(spec) or not is_packable(spec):
             return ()
         product = Product.fused(spec)
         choices = loops.spread(target, spec.bytes + spec.flops // 8)
@@ -150,9 +154,9 @@ class PackedMatmul:
             return np.ascontiguousarray(array).reshape(array.shape)
         op = spec.op
         assert isinstance(op, MatMul)
-        matrix = array.reshape(array.shape[-2:])
+        matrix: npt.NDArray[Any] = array.reshape(array.shape[-2:])
         matrix = matrix.T if op.transpose_b else matrix
-        depth, columns = matrix.shape
+        depth, columns = Product.fused(spec).depth, Product.fused(spec).columns
         padded = np.zeros((depth, -(-columns // target.lanes) * target.lanes), matrix.dtype)
         padded[:, :columns] = matrix
         width = dict(params)["vectors"] * target.lanes
@@ -249,9 +253,7 @@ class _Multiply:
     valid: int
     base: Any
 
-    def rows(
-        self, first: Any, count: int, height: int, block: int, finish: Callable[[Any, Any, Any], None]
-    ) -> None:
+    def rows(self, first: Any, count: int, height: int, block: int, finish: Callable[[Any, Any, Any], None]) -> None:
         """Rows ``first`` … ``first + count`` in tiles of ``height``, the depth in blocks."""
         if block >= self.depth:
             self._tiles(first, count, height, 0, self.depth, None, finish)

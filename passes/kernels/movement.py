@@ -189,9 +189,7 @@ def _transpose_tiles(source: Any, result: Any, axes: Sequence[tuple[int, int]], 
             def square(position: Any) -> None:
                 column = position * lanes
                 _square(
-                    lambda row: source[
-                        tirx.Ramp(reads + begin + (column + row) * strides[-1], 1, lanes)
-                    ],
+                    lambda row: source[tirx.Ramp(reads + begin + (column + row) * strides[-1], 1, lanes)],
                     lambda row, value: loops.store(
                         result, tirx.Ramp(writes + (begin + row) * own[inner] + column, 1, lanes), value
                     ),

@@ -57,9 +57,11 @@ class SoftmaxKernel(_Unpacked):
                 loops.store(results[0], place, loops.after_epilogue(spec, value, fused, place, channel))
 
             if inner == 1:
-                loops.repeat(
-                    outer, lambda row: _along(operands[0], results[0], row * extent, extent, target.lanes, keep), parallel
-                )
+
+                def line(row: Any) -> None:
+                    _along(operands[0], results[0], row * extent, extent, target.lanes, keep)
+
+                loops.repeat(outer, line, parallel)
                 return
             width = target.lanes * _CHUNK
             cuts = -(-inner // width)
@@ -116,9 +118,7 @@ def _reduce(extent: int, width: int, body: Any) -> None:
         loops.vectors(rest, rest, lambda lane: body(whole * width + lane, lane))
 
 
-def _across(
-    data: Any, result: Any, base: Any, extent: int, inner: int, length: int, lanes: int, keep: Any
-) -> None:
+def _across(data: Any, result: Any, base: Any, extent: int, inner: int, length: int, lanes: int, keep: Any) -> None:
     """``length`` neighbouring positions, each normalised over the axis."""
     highest, total = loops.local(length), loops.local(length)
 
@@ -127,7 +127,9 @@ def _across(
         loops.store(total, place, loops.f32(0))
 
     def every(body: Any) -> None:
-        loops.repeat(extent, lambda i: loops.vectors(length, lanes, lambda place: body(base + i * inner + place, place)))
+        loops.repeat(
+            extent, lambda i: loops.vectors(length, lanes, lambda place: body(base + i * inner + place, place))
+        )
 
     def exponential(at: Any, place: Any) -> None:
         loops.store(result, at, activation("exp", (), data[at] - highest[place]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from joulec.passes.kernels.kernel import CpuTarget
 
 _VECTORS = (("avx512f", 16, 32), ("avx2", 8, 16), ("avx", 8, 16), ("neon", 4, 32), ("sse2", 4, 16))
 """Feature, float32 lanes, registers; the first that a target has decides."""
+_SCALAR = (4, 16)
+"""Where no vector unit is known: short vectors, which LLVM takes apart."""
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}
 DEFAULT_LAST_LEVEL_BYTES = 32 * 1024**2
@@ -36,18 +38,13 @@ def cpu_target(target: str | None, threads: int) -> CpuTarget:
     options = _options(target or "llvm")
     host = set(options) == {"kind"}
     canonical = _validated(json.dumps(_host() if host else options, sort_keys=True))
-    for feature, lanes, registers in _VECTORS:
-        if _has(canonical, feature):
-            break
-    else:
-        lanes, registers = 4, 16
+    widths = ((lanes, registers) for feature, lanes, registers in _VECTORS if _has(canonical, feature))
+    lanes, registers = next(widths, _SCALAR)
     if not host:
         return CpuTarget(canonical, lanes, registers, threads)
     first, second = cache_bytes(1), cache_bytes(2)
     defaults = CpuTarget(canonical, lanes, registers, threads)
-    return CpuTarget(
-        canonical, lanes, registers, threads, first or defaults.l1_bytes, second or defaults.l2_bytes
-    )
+    return CpuTarget(canonical, lanes, registers, threads, first or defaults.l1_bytes, second or defaults.l2_bytes)
 
 
 def cache_bytes(level: int) -> int | None:
@@ -87,14 +84,14 @@ def _options(text: str) -> dict[str, Any]:
     return options
 
 
-@lru_cache(maxsize=1)
+@cache
 def _host() -> dict[str, str]:
     from tvm.target import codegen
 
     return {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _validated(canonical: str) -> str:
     """The text, once TVM and LLVM know it."""
     from tvm.target import Target, codegen
@@ -105,13 +102,15 @@ def _validated(canonical: str) -> str:
         raise TargetError(f"TVM does not accept the target {canonical}: {error}") from error
     cpu = parsed.attrs.get("mcpu")
     triple = parsed.attrs.get("mtriple") or codegen.llvm_get_system_triple()
+    if not codegen.llvm_is_valid_cpu("generic", str(triple)):
+        raise TargetError(f"LLVM has no code generator for the mtriple {str(triple)!r}")
     if cpu and not codegen.llvm_is_valid_cpu(str(cpu), str(triple)):
         known = ", ".join(sorted(map(str, codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple})))))
         raise TargetError(f"LLVM knows no mcpu {str(cpu)!r} for {triple}; it knows: {known}")
     return canonical
 
 
-@lru_cache(maxsize=None)
+@cache
 def _has(canonical: str, feature: str) -> bool:
     from tvm.target import Target, codegen
 
