@@ -86,7 +86,7 @@ def example_input(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
     feeds = {}
     for value in model.graph.input:
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        feeds[value.name] = (PIXEL_STD * rng.standard_normal(shape, np.float32)).astype(np.float32)
+        feeds[value.name] = np.asarray(PIXEL_STD * rng.standard_normal(shape, np.float32), np.float32)
     return feeds
 
 
@@ -117,10 +117,10 @@ def _weight(rng: np.random.Generator, role: str, shape: tuple[int, ...]) -> Arra
         fan_in = np.prod(shape[1:]) if role == "kernel" else shape[0]
         if shape[0] == 1:
             fan_in = shape[-1]
-        return (noise * np.sqrt(2.0 / fan_in)).astype(np.float32)
+        return np.asarray(noise * np.sqrt(2.0 / fan_in), np.float32)
     if role in ("gain", "variance"):
-        return np.exp(0.1 * noise).astype(np.float32)
-    return (OFFSET_STD * noise).astype(np.float32)
+        return np.asarray(np.exp(0.1 * noise), np.float32)
+    return np.asarray(OFFSET_STD * noise, np.float32)
 
 
 def main() -> None:
@@ -134,7 +134,8 @@ def main() -> None:
     model = prepare(arguments.name, arguments.seed)
     onnx.save(model, arguments.out)
     if arguments.inputs:
-        np.savez(arguments.inputs, **example_input(model, arguments.seed))
+        feeds: dict[str, Any] = dict(example_input(model, arguments.seed))
+        np.savez(arguments.inputs, **feeds)
     print(f"{arguments.out}: {len(model.graph.node)} nodes, {model.ByteSize() / 2**20:.1f} MiB")
 
 

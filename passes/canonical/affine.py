@@ -31,7 +31,9 @@ def affine_of_product(site: Site, node: Node) -> Rewrite | None:
     """(x * w + b) · s + t = x * (w·s) + (b·s + t) for convolution and matrix product, when nothing else reads them."""
     constants = _constants(node)
     product = site.private_producer(node.operands[0], node) if constants is not None else None
-    if constants is None or product is None or product.epilogue not in ((), (_BIAS,)):
+    if constants is None or product is None or not isinstance(product.op, Conv2d | MatMul):
+        return None
+    if product.epilogue not in ((), (_BIAS,)):
         return None
     data, *rest = product.operands
     if not all(isinstance(operand, Weight) for operand in rest) or node.outputs[0].type.dtype != "float32":

@@ -54,12 +54,12 @@ def fuse_bias(site: Site, node: Node) -> Rewrite | None:
     if data is None or bias is None:
         return None
     anchor = site.private_producer(data, node)
-    if anchor is None:
+    if anchor is None or not isinstance(anchor.op, _ANCHORS):
         return None
     last = anchor.operands[-1]
     if anchor.epilogue[-1:] != (Step("bias"),) or not isinstance(last, Literal):
         return _fused(site, node, data, Step("bias"), (bias,))
-    total = literal(last.value() + bias.value())
+    total = literal(np.add(last.value(), bias.value()))
     merged = Node(anchor.op, (*anchor.operands[:-1], total), anchor.epilogue, node.outputs, anchor.name)
     extended = site.extended(merged, node.epilogue, node.epilogue_operands, node)
     return None if extended is None else Rewrite((anchor, node), (extended,))
@@ -77,7 +77,9 @@ def fuse_residual(site: Site, node: Node) -> Rewrite | None:
     values = [operand for operand in node.anchor_operands if isinstance(operand, Value) and operand.type == result]
     if len(values) != 2:
         return None
-    anchors = [(site.place.get(producer, -1), index) for index, producer in enumerate(map(site.producer, values)) if producer]
+    anchors = [
+        (site.place.get(producer, -1), index) for index, producer in enumerate(map(site.producer, values)) if producer
+    ]
     for _, index in sorted(anchors, reverse=True):
         rewrite = _fused(site, node, values[index], Step("add"), (values[1 - index],))
         if rewrite is not None:

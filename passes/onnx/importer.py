@@ -70,10 +70,10 @@ def _check_types(program: Program, types: Mapping[str, TensorType]) -> None:
     for node in program.nodes:
         for name in (*node.input, *captured(node), *node.output):
             if name and name not in types:
-                what = f"the shape of '{name}', a result of node '{title(node)}' ({node.domain or 'ONNX'} "
+                kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
                 raise ModelError(
-                    f"{program.name}: {what}{node.op_type}), cannot be told ahead (it depends on data, is no tensor, or "
-                    f"the operator is not ONNX's own); joulec needs fixed shapes"
+                    f"{program.name}: the shape of '{name}' at node '{title(node)}' ({kind}) cannot be told ahead: it "
+                    f"depends on data, is no tensor, or the operator is not ONNX's own; joulec needs fixed shapes"
                 )
     for value in (*program.inputs, *program.outputs):
         if value.name not in types:

@@ -9,7 +9,7 @@ import onnx
 import onnx.checker
 import onnx.external_data_helper
 import onnx.inliner
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from joulec.passes.onnx.errors import ModelError, one_line
 from joulec.passes.onnx.program import Program

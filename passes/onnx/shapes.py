@@ -94,7 +94,7 @@ def _asked(program: Program, asked: Mapping[str, Sequence[int]]) -> Shapes:
     return {name: tuple(settled.get(str(d), d) for d in shape) for name, shape in shapes.items()}
 
 
-def _led(shapes: Shapes, lead: int, symbols: set[int | str]) -> Shapes:
+def _led(shapes: Shapes, lead: int, symbols: set[str]) -> Shapes:
     """Shapes with every unknown leading dimension (and every other one of its name) set."""
     named = {symbol for symbol in symbols if symbol}
     return {
@@ -130,9 +130,7 @@ def _folded(program: Program, shapes: Shapes) -> tuple[Program, dict[str, Tensor
     return program, types, leads.pop() if len(leads) == 1 else None
 
 
-def _rebatched(
-    program: Program, shapes: Shapes, batch: int
-) -> tuple[Program, dict[str, TensorType], int | None]:
+def _rebatched(program: Program, shapes: Shapes, batch: int) -> tuple[Program, dict[str, TensorType], int | None]:
     """The program for another batch; constants that state a shape with the old one are mended."""
     _, before, old = _folded(program, shapes)
     if old is None:

@@ -73,7 +73,9 @@ class Builder:
             fallback = f"{source.outputs[0]}/{node.op.name}"
             outputs = tuple(replace(value, name=names.get(value.key, fallback)) for value in node.outputs)
             self.nodes.append(Node(node.op, node.operands, node.epilogue, outputs, source.title))
-        named = {value.key: value for node in self.nodes[len(self.nodes) - len(self._pending) :] for value in node.outputs}
+        named = {
+            value.key: value for node in self.nodes[len(self.nodes) - len(self._pending) :] for value in node.outputs
+        }
         for name, result in zip(source.outputs, results, strict=True):
             self.operands[name] = named.get(result.key, result) if isinstance(result, Value) else result
         self._pending.clear()
