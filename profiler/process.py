@@ -66,7 +66,7 @@ class _Tail:
     def text(self) -> str:
         """The last lines; call after the worker has ended."""
         self._thread.join(timeout=1.0)
-        text = b"".join(tuple(self._chunks))[-_TAIL_BYTES:].decode("utf-8", "replace")
+        text = b"".join(tuple(self._chunks))[-_TAIL_BYTES:].decode("utf-8", "replace").replace("\0", "?")
         return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
 
 

@@ -59,17 +59,42 @@ def nvml_session() -> Iterator[None]:
             pynvml.nvmlShutdown()
 
 
+class Trapezoid:
+    """Power integrated over time.
+
+    Attributes:
+        joules: the integral so far.
+        seconds: the time it spans.
+        peak_w: the highest power seen.
+    """
+
+    def __init__(self, time_s: float, power_w: float) -> None:
+        self.joules = 0.0
+        self.peak_w = power_w
+        self._first_s = self._last_s = time_s
+        self._last_w = power_w
+
+    def add(self, time_s: float, power_w: float) -> None:
+        """Add a sample."""
+        self.joules += 0.5 * (self._last_w + power_w) * (time_s - self._last_s)
+        self.peak_w = max(self.peak_w, power_w)
+        self._last_s, self._last_w = time_s, power_w
+
+    @property
+    def seconds(self) -> float:
+        return self._last_s - self._first_s
+
+
 class _PowerSampler:
-    """A thread that integrates power over time (trapezoid) until it is stopped."""
+    """A thread that samples power until it is told to stop."""
 
     def __init__(self, power_w: Callable[[], float], clock: Callable[[], float]) -> None:
         self._power_w = power_w
         self._clock = clock
         self._stop = threading.Event()
         self._error: MeterError | None = None
-        self._last = (clock(), power_w())
-        self.joules = 0.0
-        self.peak_w = self._last[1]
+        first_w = power_w()
+        self.integral = Trapezoid(clock(), first_w)
         self._thread = threading.Thread(target=self._loop, name="joulec-nvml", daemon=True)
         self._thread.start()
 
@@ -83,19 +108,19 @@ class _PowerSampler:
 
     def _sample(self) -> None:
         power_w = self._power_w()
-        now_s = self._clock()
-        last_s, last_w = self._last
-        self.joules += 0.5 * (last_w + power_w) * (now_s - last_s)
-        self.peak_w = max(self.peak_w, power_w)
-        self._last = (now_s, power_w)
+        self.integral.add(self._clock(), power_w)
 
-    def finish(self) -> None:
-        """Stop, and take the last sample; raises what went wrong on the way."""
+    def stop(self) -> None:
         self._stop.set()
         self._thread.join()
+
+    def finish(self) -> Trapezoid:
+        """Stop, take the last sample, and return the integral; raises what went wrong on the way."""
+        self.stop()
         if self._error is not None:
             raise self._error
         self._sample()
+        return self.integral
 
 
 class NvmlMeter:
@@ -161,7 +186,6 @@ class NvmlMeter:
             self._start = (self._clock(), joules)
         else:
             self._sampler = _PowerSampler(self._power_w, self._clock)
-            self._start = (self._clock(), 0.0)
 
     def end(self, flops: float = 0.0, dram_bytes: float = 0.0, cache_bytes: float = 0.0) -> Reading:
         """Close the window; the work is ignored.
@@ -169,20 +193,20 @@ class NvmlMeter:
         Raises:
             MeterError: no window is open, or the sensor cannot be read.
         """
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            integral = sampler.finish()
+            return Reading(integral.seconds, integral.joules, self.source, integral.peak_w)
         if self._start is None:
             raise MeterError("end() without begin(): the NVML meter has no window open")
         (start_s, start_j), self._start = self._start, None
         seconds = self._clock() - start_s
-        if self._sampler is None:
-            return Reading(seconds, self._energy_j() - start_j, self.source)
-        sampler, self._sampler = self._sampler, None
-        sampler.finish()
-        return Reading(seconds, sampler.joules, self.source, sampler.peak_w)
+        return Reading(seconds, self._energy_j() - start_j, self.source)
 
     def _drop(self) -> None:
         sampler, self._sampler, self._start = self._sampler, None, None
         if sampler is not None:
-            sampler.finish()
+            sampler.stop()
 
     def close(self) -> None:
         """Release NVML; a second call does nothing.
@@ -193,8 +217,6 @@ class NvmlMeter:
         if not self._open:
             return
         self._open = False
-        try:
-            self._drop()
-        finally:
-            with nvml_errors("shut down"):
-                pynvml.nvmlShutdown()
+        self._drop()
+        with nvml_errors("shut down"):
+            pynvml.nvmlShutdown()

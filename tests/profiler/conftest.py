@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -14,20 +13,20 @@ from joulec.profiler.candidate import Candidate, Work
 from joulec.profiler.harness import Harness, Limits
 from joulec.profiler.protocol import Adaptive
 
-WORKLOADS = Path(__file__).parent / "workloads"
+SUPPORT = Path(__file__).parent / "support"
 QUICK = Adaptive(least_s=0.002, warmup_s=0.001, budget_s=0.05)
 WORK = Work(flops=1e6, dram_bytes=0.0)
+
+
+sys.path.append(str(SUPPORT))  # modules that tests here share with processes of their own
 
 
 @pytest.fixture(scope="session")
 def fakes():
     """The module of fake workloads, as the worker imports it."""
-    if "fake_workloads" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("fake_workloads", WORKLOADS / "fake_workloads.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["fake_workloads"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["fake_workloads"]
+    import fake_workloads
+
+    return fake_workloads
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def make_harness(store, fakes):
 
     def make(meter_factory=None, **options):
         options = {"protocol": QUICK, "threads": 1, "limits": Limits(build_s=20, run_s=20), **options}
-        harness = Harness(store, meter_factory or fakes.meter, paths=[str(WORKLOADS)], **options)
+        harness = Harness(store, meter_factory or fakes.meter, paths=[str(SUPPORT)], **options)
         made.append(harness)
         return harness
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-WORKLOADS = Path(__file__).parent / "workloads"
+SUPPORT = Path(__file__).parent / "support"
 
 SCRIPT = """
 import sys
@@ -18,7 +18,7 @@ from joulec.costdb.memory import MemoryStore
 from joulec.profiler.candidate import Candidate, Work
 from joulec.profiler.harness import Harness
 from joulec.profiler.protocol import Adaptive
-sys.path.append({workloads!r})
+sys.path.append({support!r})
 import fake_workloads
 MARKER = "a module-level effect of the script: run again in the worker, it would start workers without end"
 protocol = Adaptive(least_s=0.002, warmup_s=0.001, budget_s=0.05)
@@ -35,7 +35,7 @@ harness.close()
 
 
 def _script(*candidates):
-    return SCRIPT.format(workloads=str(WORKLOADS), candidates=candidates)
+    return SCRIPT.format(support=str(SUPPORT), candidates=candidates)
 
 
 def _check(result):
