@@ -2,3 +2,41 @@
 
 if __name__ != "joulec.runtime":
     raise ImportError("import this package as joulec.runtime; the folder at the top of the repository is its source")
+
+from joulec.runtime.artifact import Artifact, ArtifactError, check_writable, read_artifact, write_artifact
+from joulec.runtime.cap import CapError
+from joulec.runtime.drive import RunResult, drive
+from joulec.runtime.inputs import InputError
+from joulec.runtime.manifest import Assigned, Budget, Entry, Manifest, TensorInfo, WorkTotals
+from joulec.runtime.model import Model, load
+from joulec.runtime.policy import Decision, PaperPolicy, Policy, Telemetry
+from joulec.runtime.scripted import ScriptedMeter, read_script
+from joulec.runtime.session import Session, SessionClosed
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "Assigned",
+    "Budget",
+    "CapError",
+    "Decision",
+    "Entry",
+    "InputError",
+    "Manifest",
+    "Model",
+    "PaperPolicy",
+    "Policy",
+    "RunResult",
+    "ScriptedMeter",
+    "Session",
+    "SessionClosed",
+    "Telemetry",
+    "TensorInfo",
+    "WorkTotals",
+    "check_writable",
+    "drive",
+    "load",
+    "read_artifact",
+    "read_script",
+    "write_artifact",
+]

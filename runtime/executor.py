@@ -1,0 +1,223 @@
+"""Runs the functions of a compiled library on one dedicated thread. The only place of the runtime that knows TVM."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.profiler.meter import Meter
+from joulec.runtime.external import EXTERNALS, FUNCTION
+from joulec.runtime.manifest import Budget, Entry
+
+_Array = npt.NDArray[Any]
+_T = TypeVar("_T")
+
+ALIGNMENT = 64
+"""Bytes; kernels use aligned vector loads and the virtual machine does not check raw memory."""
+
+_environment = threading.Lock()
+
+
+def available_cpus() -> int:
+    """Number of CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def import_tvm(threads: int) -> Any:
+    """Import TVM with its threads set up: ``threads`` of them, not pinned to CPUs, and not spinning when idle.
+
+    Raises:
+        ImportError: TVM is not installed; the message names the extra.
+    """
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "100")  # 170 ms of spinning after each call otherwise
+    try:
+        import tvm
+        import tvm.relax
+    except ImportError as error:
+        raise ImportError(
+            f"running a compiled model needs TVM ({error}); install the extra: pip install 'joulec[relax]'"
+        ) from error
+    return tvm
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What calls of one entry cost.
+
+    Attributes:
+        mean_s: mean seconds per call.
+        median_s: median seconds per call.
+        min_s: fastest call.
+        calls: how many were timed.
+        budget: mean time and, where a meter was given, energy per call.
+    """
+
+    mean_s: float
+    median_s: float
+    min_s: float
+    calls: int
+    budget: Budget
+
+
+class Executor:
+    """A loaded library with its weights.
+
+    All calls run on one thread of its own: TVM keeps a pool of workers per calling thread, and old ones linger.
+
+    Args:
+        library: the shared library.
+        entries: its functions.
+        weights: contents by digest; copied once into aligned memory that all entries share.
+        externals: ONNX definitions by digest.
+        threads: worker threads.
+
+    Raises:
+        ImportError: TVM is not installed.
+        RuntimeError: the library cannot be loaded, e.g. because it was compiled for another kind of machine.
+    """
+
+    def __init__(
+        self,
+        library: Path,
+        entries: Sequence[Entry],
+        weights: Mapping[str, _Array],
+        externals: Mapping[str, bytes],
+        threads: int,
+    ) -> None:
+        self.threads = threads
+        self._entries = {entry.batch: entry for entry in entries}
+        self._digests = tuple(externals)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="joulec-executor")
+        self._closed = False
+        EXTERNALS.acquire(externals, threads)
+        try:
+            self._thread.submit(self._load, library, weights).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, library: Path, weights: Mapping[str, _Array]) -> None:
+        with _environment:  # a pool reads the environment when its thread first needs one
+            tvm = import_tvm(self.threads)
+            tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
+        tvm.register_global_func(FUNCTION, _call_external, override=True)
+        machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+        self._empty: Callable[..., Any] = partial(tvm.runtime.empty, device=tvm.cpu())
+        self._wrap = tvm.runtime.from_dlpack
+        self._weights = {digest: self._keep(array) for digest, array in weights.items()}
+        self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
+        self._functions: dict[int, Any] = {}
+        self._arguments: dict[int, tuple[Any, ...]] = {}
+        self._staged: dict[tuple[int, int], tuple[Any, _Array]] = {}
+        for batch, entry in self._entries.items():
+            self._functions[batch] = machine[entry.function]
+            self._arguments[batch] = tuple(self._weights[digest][0] for digest in entry.weights)
+
+    def _keep(self, array: _Array) -> tuple[Any, _Array]:
+        """An aligned tensor with the array's contents, and a view of it."""
+        tensor = self._empty(array.shape, str(array.dtype))
+        view = np.from_dlpack(tensor)
+        np.copyto(view, array)
+        return tensor, view
+
+    def _argument(self, batch: int, index: int, array: _Array) -> Any:
+        """The array as the machine takes it: itself where it is aligned, otherwise copied to a kept tensor."""
+        flags = array.flags
+        if flags.c_contiguous and flags.writeable and array.size and array.ctypes.data % ALIGNMENT == 0:
+            return self._wrap(array)
+        staged = self._staged.get((batch, index))
+        if staged is None:
+            staged = self._staged[batch, index] = self._keep(array)
+        else:
+            np.copyto(staged[1], array)
+        return staged[0]
+
+    def _call(self, batch: int, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+        tensors = [self._argument(batch, index, array) for index, array in enumerate(arrays)]
+        result = self._functions[batch](*tensors, *self._arguments[batch])
+        outputs = [result] if hasattr(result, "__dlpack__") else list(result)
+        views = [np.from_dlpack(output) for output in outputs]
+        inputs = [np.from_dlpack(tensor) for tensor in tensors]
+        return tuple(view.copy() if self._borrowed(view, inputs) else view for view in views)
+
+    def _borrowed(self, view: _Array, inputs: Sequence[_Array]) -> bool:
+        """Whether an output lies in an input's memory or a weight's, which the caller must not receive."""
+        return view.ctypes.data in self._weight_addresses or any(np.may_share_memory(view, other) for other in inputs)
+
+    def run(self, batch: int, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+        """Call one entry with arrays of exactly its inputs' shapes and dtypes."""
+        return self._on_thread(lambda: self._call(batch, arrays))
+
+    def run_all(self, calls: Sequence[tuple[int, Sequence[_Array]]]) -> list[tuple[_Array, ...]]:
+        """Call entries one after another, changing threads once."""
+        return self._on_thread(lambda: [self._call(batch, arrays) for batch, arrays in calls])
+
+    def time(
+        self, batch: int, arrays: Sequence[_Array], repeats: int, min_time_s: float, warmup: int, meter: Meter | None
+    ) -> Timing:
+        """Time calls of one entry, without the change of threads and the staging of inputs."""
+        return self._on_thread(lambda: self._time(batch, arrays, repeats, min_time_s, warmup, meter))
+
+    def _time(
+        self, batch: int, arrays: Sequence[_Array], repeats: int, min_time_s: float, warmup: int, meter: Meter | None
+    ) -> Timing:
+        tensors = [self._keep(array)[0] for array in arrays]
+        function, weights = self._functions[batch], self._arguments[batch]
+        for _ in range(warmup):
+            function(*tensors, *weights)
+        seconds: list[float] = []
+        least = max(min_time_s, meter.window_s if meter else 0.0)
+        if meter:
+            meter.begin()
+        start = last = time.perf_counter()
+        while len(seconds) < repeats or last - start < least:
+            function(*tensors, *weights)
+            now = time.perf_counter()
+            seconds.append(now - last)
+            last = now
+        calls, mean = len(seconds), (last - start) / len(seconds)
+        budget = Budget(mean, "measured")
+        if meter:
+            work = self._entries[batch].work
+            reading = meter.end(work.flops * calls, work.dram_bytes * calls, work.cache_bytes * calls)
+            if reading.joules is not None:
+                budget = Budget(mean, "measured", reading.joules / calls, reading.source, reading.power_w)
+        return Timing(mean, statistics.median(seconds), min(seconds), calls, budget)
+
+    def weights(self) -> dict[str, _Array]:
+        """The weights' contents by digest, as views that must not be written."""
+        return self._on_thread(lambda: {digest: view for digest, (_, view) in self._weights.items()})
+
+    def _on_thread(self, work: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise RuntimeError("the model is closed; load it again")
+        return self._thread.submit(work).result()
+
+    def close(self) -> None:
+        """Free the machine, the weights and the thread. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._thread.submit(self._drop).result()
+        self._thread.shutdown()
+        EXTERNALS.release(self._digests)
+
+    def _drop(self) -> None:
+        self._functions, self._arguments, self._staged, self._weights = {}, {}, {}, {}
+
+
+def _call_external(digest: str, *tensors: Any) -> None:
+    EXTERNALS(str(digest), [np.from_dlpack(tensor) for tensor in tensors])

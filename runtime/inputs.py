@@ -1,0 +1,95 @@
+"""What a caller hands in, checked against what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.runtime.manifest import Entry, TensorInfo
+
+_Array = npt.NDArray[Any]
+
+
+class InputError(ValueError):
+    """Inputs of the wrong number, name, shape, dtype or device. The message names the input and what is wanted."""
+
+
+def as_array(value: object, label: str) -> _Array:
+    """A numpy array, or any tensor that exports DLPack from a CPU, without a copy.
+
+    Raises:
+        InputError: it is neither, or lies on another device.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    if not hasattr(value, "__dlpack__"):
+        raise InputError(f"{label} is a {type(value).__name__}, not a numpy array or a DLPack tensor")
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{label} cannot be read as a DLPack tensor on a CPU: {error}") from error
+
+
+def bind(names: Sequence[str], positional: Sequence[object], named: Mapping[str, object]) -> list[_Array]:
+    """Put inputs in the model's order.
+
+    Raises:
+        InputError: too many, missing, unknown, or given twice.
+    """
+    wanted = ", ".join(names) or "no inputs"
+    if len(positional) > len(names):
+        raise InputError(f"{len(positional)} inputs were given by position, the model takes {len(names)}: {wanted}")
+    given = dict(zip(names, positional, strict=False))
+    for name, value in named.items():
+        if name not in names:
+            raise InputError(f"the model has no input {name!r}; it takes {wanted}")
+        if name in given:
+            raise InputError(f"input {name!r} was given by position and by name")
+        given[name] = value
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise InputError(f"input {missing[0]!r} is missing; the model takes {wanted}")
+    return [as_array(given[name], f"input {name!r}") for name in names]
+
+
+def check_exactly(arrays: Sequence[_Array], tensors: Sequence[TensorInfo]) -> None:
+    """Check shapes and dtypes of one call.
+
+    Raises:
+        InputError: one differs.
+    """
+    if len(arrays) != len(tensors):
+        raise InputError(f"{len(arrays)} inputs were given, {len(tensors)} are wanted")
+    for array, tensor in zip(arrays, tensors, strict=True):
+        if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
+            raise InputError(f"input {tensor.name!r} must be {tensor}, not {describe(array)}")
+
+
+def check_rows(arrays: Sequence[_Array], entry: Entry) -> int:
+    """Check inputs of any number of rows against an entry of a batched model.
+
+    Returns:
+        The number of rows, the same in all inputs.
+
+    Raises:
+        InputError: a shape or dtype differs, or two inputs have different numbers of rows.
+    """
+    for array, tensor in zip(arrays, entry.inputs, strict=True):
+        fits = array.ndim == len(tensor.shape) and array.shape[1:] == tensor.shape[1:]
+        if not fits or str(array.dtype) != tensor.dtype:
+            wanted = ",".join(["rows", *map(str, tensor.shape[1:])])
+            raise InputError(f"input {tensor.name!r} must be {tensor.dtype}[{wanted}], not {describe(array)}")
+        if len(array) != len(arrays[0]):
+            first = entry.inputs[0].name
+            raise InputError(f"input {tensor.name!r} has {len(array)} rows, {first!r} has {len(arrays[0])}")
+    return len(arrays[0])
+
+
+def describe(array: _Array) -> str:
+    """Dtype and shape, e.g. ``float32[1,3,224,224]``."""
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"

@@ -1,0 +1,64 @@
+"""Which batch sizes keep to a latency objective."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Sequence
+
+_RECENT = 5
+_ENOUGH = 3
+_FORGET_AFTER = 500
+
+
+class LatencyGuard:
+    """Learns how long a batch of each size takes and forbids the sizes that take longer than the objective.
+
+    A size is judged by the median of its last five batches, from three on; what forbade a size is forgotten after 500
+    batches, so that it is tried again. A request's own waiting in the queue comes on top and is not judged here.
+
+    Args:
+        sizes: the batch sizes, ascending. The smallest is never forbidden.
+        slo_s: the objective in seconds.
+
+    Raises:
+        ValueError: the objective is not above zero.
+    """
+
+    def __init__(self, sizes: Sequence[int], slo_s: float) -> None:
+        if not slo_s > 0:
+            raise ValueError(f"latency_slo_s must be above 0, not {slo_s}")
+        self._sizes = list(sizes)
+        self._slo_s = slo_s
+        self._recent: dict[int, deque[float]] = {size: deque(maxlen=_RECENT) for size in sizes}
+        self._seen: dict[int, int] = dict.fromkeys(sizes, 0)
+        self._batches = 0
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Note how long a batch took."""
+        self._batches += 1
+        self._recent[size].append(seconds)
+        self._seen[size] = self._batches
+        for other, seen in self._seen.items():
+            if self._batches - seen > _FORGET_AFTER:
+                self._recent[other].clear()
+
+    def meets(self, size: int) -> bool:
+        """Whether the size keeps to the objective, as far as is known."""
+        recent = self._recent[size]
+        return len(recent) < _ENOUGH or statistics.median(recent) <= self._slo_s
+
+    @property
+    def largest(self) -> int:
+        """The largest size below which, and at which, all sizes meet the objective; the smallest at least."""
+        allowed = self._sizes[0]
+        for size in self._sizes[1:]:
+            if not self.meets(size):
+                break
+            allowed = size
+        return allowed
+
+    def slack_s(self, size: int) -> float:
+        """How long a request may wait before a batch of the size must start."""
+        recent = self._recent[size]
+        return max(0.0, self._slo_s - (statistics.median(recent) if recent else 0.0))

@@ -1,0 +1,264 @@
+"""What an artifact says of itself: its entries, their tensors, what they cost and how they were compiled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from joulec.costdb.cost import EnergySource, TimeSource
+from joulec.runtime.fields import Fields, ManifestError
+
+FORMAT_VERSION = 1
+"""Layout of an artifact. A newer one than this is refused on reading."""
+
+_TIME_SOURCES = get_args(TimeSource)
+_ENERGY_SOURCES = get_args(EnergySource)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ManifestError(message)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of an entry: its name, fixed shape, and dtype by numpy's name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "a tensor has no name")
+        _require(all(size >= 0 for size in self.shape), f"tensor {self.name!r} has a negative dimension: {self.shape}")
+        try:
+            known = np.dtype(self.dtype).kind in "biuf"
+        except TypeError:
+            known = False
+        _require(known, f"tensor {self.name!r} has a dtype that numpy does not know: {self.dtype!r}")
+
+    @staticmethod
+    def from_json(data: object, where: str) -> TensorInfo:
+        """Read one back; raises ManifestError, which names the place."""
+        fields = Fields(data, where)
+        return TensorInfo(fields.text("name"), fields.integers("shape"), fields.text("dtype"))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class WorkTotals:
+    """What one call of an entry does in all: arithmetic operations and bytes moved, summed over its operators."""
+
+    flops: float = 0.0
+    dram_bytes: float = 0.0
+    cache_bytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            _require(math.isfinite(value) and value >= 0, f"work.{name} must be a finite number >= 0, not {value}")
+
+    @staticmethod
+    def from_json(data: object, where: str) -> WorkTotals:
+        """Read one back; raises ManifestError."""
+        fields = Fields(data, where)
+        return WorkTotals(fields.number("flops"), fields.number("dram_bytes"), fields.number("cache_bytes"))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Cost of one call of an entry. What is not known is None, its source too."""
+
+    time_s: float | None = None
+    time_source: TimeSource | None = None
+    energy_j: float | None = None
+    energy_source: EnergySource | None = None
+    power_w: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("time_s", "energy_j", "power_w"):
+            value = getattr(self, name)
+            _require(value is None or (math.isfinite(value) and value >= 0), f"{name} must be >= 0, not {value}")
+        _require(self.time_source in (None, *_TIME_SOURCES), f"unknown time source {self.time_source!r}")
+        _require(self.energy_source in (None, *_ENERGY_SOURCES), f"unknown energy source {self.energy_source!r}")
+
+    @staticmethod
+    def from_json(data: object, where: str) -> Budget | None:
+        """Read one back, None where the artifact holds none; raises ManifestError."""
+        if data is None:
+            return None
+        fields = Fields(data, where)
+        time_source: Any = fields.optional_text("time_source")
+        energy_source: Any = fields.optional_text("energy_source")
+        return Budget(
+            fields.optional_number("time_s"),
+            time_source,
+            fields.optional_number("energy_j"),
+            energy_source,
+            fields.optional_number("power_w"),
+        )
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """One operator of an entry with the algorithm that computes it and what the search took it to cost."""
+
+    node: str
+    operator: str
+    algorithm: str
+    time_s: float | None = None
+    energy_j: float | None = None
+
+    @staticmethod
+    def from_json(data: object, where: str) -> Assigned:
+        """Read one back; raises ManifestError."""
+        fields = Fields(data, where)
+        return Assigned(
+            fields.text("node"),
+            fields.text("operator"),
+            fields.text("algorithm"),
+            fields.optional_number("time_s"),
+            fields.optional_number("energy_j"),
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One compiled function: the model at one batch size.
+
+    Attributes:
+        batch: the batch size it was compiled for.
+        function: its name in the library, e.g. ``main_b8``; it takes the inputs, then the weights.
+        inputs: what the caller supplies, in the model's order.
+        outputs: what the caller receives.
+        weights: digests of the weights in the order in which the function takes them.
+        work: what one call does.
+        origin: cost of the original graph with its fastest algorithms.
+        predicted: cost that the search expects.
+        measured: cost that was seen on the device.
+        assignment: algorithm of each operator.
+        graph: description of the graph, for people and tools; any JSON value.
+    """
+
+    batch: int
+    function: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    weights: tuple[str, ...] = ()
+    work: WorkTotals = WorkTotals()
+    origin: Budget | None = None
+    predicted: Budget | None = None
+    measured: Budget | None = None
+    assignment: tuple[Assigned, ...] = ()
+    graph: Any = None
+
+    def __post_init__(self) -> None:
+        _require(self.batch >= 1, f"an entry's batch size must be at least 1, not {self.batch}")
+        _require(bool(self.function), f"the entry of batch {self.batch} names no function")
+        _require(bool(self.outputs), f"the entry of batch {self.batch} has no outputs")
+        names = [tensor.name for tensor in self.inputs]
+        _require(len(set(names)) == len(names), f"the entry of batch {self.batch} has two inputs of one name: {names}")
+
+    @staticmethod
+    def from_json(data: object, where: str) -> Entry:
+        """Read one back; raises ManifestError."""
+        fields = Fields(data, where)
+        return Entry(
+            batch=fields.integer("batch"),
+            function=fields.text("function"),
+            inputs=tuple(TensorInfo.from_json(*item) for item in fields.items("inputs")),
+            outputs=tuple(TensorInfo.from_json(*item) for item in fields.items("outputs")),
+            weights=fields.texts("weights"),
+            work=WorkTotals.from_json(*fields.child("work")),
+            origin=Budget.from_json(*fields.child("origin")),
+            predicted=Budget.from_json(*fields.child("predicted")),
+            measured=Budget.from_json(*fields.child("measured")),
+            assignment=tuple(Assigned.from_json(*item) for item in fields.items("assignment")),
+            graph=fields.child("graph")[0],
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact says of itself.
+
+    Attributes:
+        joulec_version: version that compiled it.
+        compiler: the compiler with its version, e.g. ``tvm-0.27.0``.
+        target: the compiler's target.
+        device: fingerprint of the device whose costs decided.
+        threads: worker threads it was compiled for.
+        objective: what was minimised, as the user wrote it.
+        entries: the compiled functions, in ascending batch size.
+        batched: rows of the leading dimension are independent samples, so batches may be split, joined and padded;
+            then the leading dimension of every input and output is the entry's batch size.
+        created: ISO 8601, UTC.
+        format_version: layout of the artifact.
+    """
+
+    joulec_version: str
+    compiler: str
+    target: str
+    device: str
+    threads: int
+    objective: str
+    entries: tuple[Entry, ...]
+    batched: bool
+    created: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        _require(bool(self.entries), "the manifest has no entries")
+        _require(self.threads >= 1, f"threads must be at least 1, not {self.threads}")
+        batches = [entry.batch for entry in self.entries]
+        _require(batches == sorted(set(batches)), f"batch sizes must ascend and differ, not {batches}")
+        first = self.entries[0]
+        for entry in self.entries:
+            where = f"batch {entry.batch}"
+            for kind in ("inputs", "outputs"):
+                ours: tuple[TensorInfo, ...] = getattr(entry, kind)
+                theirs: tuple[TensorInfo, ...] = getattr(first, kind)
+                same = [(t.name, t.dtype) for t in ours] == [(t.name, t.dtype) for t in theirs]
+                _require(same, f"the {kind} of {where} differ in name or dtype from those of batch {first.batch}")
+                if not self.batched:
+                    continue
+                for mine, other in zip(ours, theirs, strict=True):
+                    _require(mine.shape[:1] == (entry.batch,), f"{mine.name!r} of {where} does not lead with the batch")
+                    _require(mine.shape[1:] == other.shape[1:], f"{mine.name!r} of {where} has another row shape")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able mapping."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: object) -> Manifest:
+        """Read a manifest back.
+
+        Raises:
+            ManifestError: a field is missing, of the wrong type or out of range, or the format is newer.
+        """
+        fields = Fields(data, "manifest")
+        version = fields.integer("format_version")
+        if version > FORMAT_VERSION:
+            raise ManifestError(f"its format {version} is newer than {FORMAT_VERSION}, the newest this joulec reads")
+        return Manifest(
+            joulec_version=fields.text("joulec_version"),
+            compiler=fields.text("compiler"),
+            target=fields.text("target"),
+            device=fields.text("device"),
+            threads=fields.integer("threads"),
+            objective=fields.text("objective"),
+            entries=tuple(Entry.from_json(*item) for item in fields.items("entries")),
+            batched=fields.boolean("batched"),
+            created=fields.text("created"),
+            format_version=version,
+        )
+
+    def weights(self) -> Mapping[str, None]:
+        """Digests of all weights, each once, in order of first use."""
+        return dict.fromkeys(digest for entry in self.entries for digest in entry.weights)

@@ -1,0 +1,261 @@
+"""A compiled model, ready to be called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.profiler.meter import Meter
+from joulec.runtime.artifact import read_artifact, write_artifact
+from joulec.runtime.executor import Executor, Timing, available_cpus
+from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe
+from joulec.runtime.manifest import Budget, Entry, Manifest, WorkTotals
+from joulec.runtime.rows import padded, split, useful
+
+if TYPE_CHECKING:
+    from joulec.runtime.session import Session
+
+_Array = npt.NDArray[Any]
+
+
+class Model:
+    """A compiled model. Callable from any thread; calls run one after another. A context manager.
+
+    Args:
+        manifest: what was compiled.
+        library: the shared library.
+        weights: contents by digest.
+        externals: ONNX definitions by digest.
+        threads: worker threads; as many as it was compiled for, at most one per CPU at hand, when None.
+
+    Raises:
+        ImportError: TVM is not installed; the message names the extra.
+        RuntimeError: the library cannot be loaded on this machine.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        library: Path,
+        weights: Mapping[str, _Array],
+        externals: Mapping[str, bytes] | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        self.manifest = manifest
+        self._library = library.read_bytes()
+        self._externals = dict(externals or {})
+        self._entries = {entry.batch: entry for entry in manifest.entries}
+        count = threads or min(manifest.threads, available_cpus())
+        self._executor = Executor(library, manifest.entries, weights, self._externals, count)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The compiled batch sizes, ascending."""
+        return tuple(self._entries)
+
+    @property
+    def batched(self) -> bool:
+        """Whether rows are independent samples, so that calls may have any number of them."""
+        return self.manifest.batched
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs in the model's order."""
+        return tuple(tensor.name for tensor in self.manifest.entries[0].inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs in the model's order."""
+        return tuple(tensor.name for tensor in self.manifest.entries[0].outputs)
+
+    @property
+    def threads(self) -> int:
+        """Worker threads in use."""
+        return self._executor.threads
+
+    @cached_property
+    def useful_batch_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that still raise throughput (second paper, Section 4.2), judged by the artifact's own times.
+
+        All sizes where the artifact does not hold comparable times for each.
+        """
+        for kind in ("measured", "predicted"):
+            budgets: dict[int, Budget | None] = {batch: getattr(e, kind) for batch, e in self._entries.items()}
+            seconds = {batch: budget.time_s for batch, budget in budgets.items() if budget and budget.time_s}
+            if len(seconds) == len(self._entries):
+                return useful(seconds)
+        return self.batch_sizes
+
+    def __call__(self, *inputs: object, **named: object) -> _Array | tuple[_Array, ...]:
+        """Run the model.
+
+        Args:
+            *inputs: numpy arrays or DLPack tensors in the model's order. Where the model is `batched`, any number of
+                rows (the same in all inputs): they are laid over the compiled batch sizes. Otherwise exactly the
+                compiled shapes.
+            **named: the same by name.
+
+        Returns:
+            The output as an array that is the caller's; several outputs as a tuple.
+
+        Raises:
+            InputError: an input is missing, unknown, or of the wrong shape or dtype.
+        """
+        outputs = self.run(bind(self.input_names, inputs, named))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+        """Like a call, with arrays in the model's order and always a tuple of outputs."""
+        if not self.batched:
+            return self._executor.run(self._exact_entry(arrays).batch, arrays)
+        entry = self.manifest.entries[0]
+        rows = check_rows(arrays, entry)
+        if not rows:
+            return tuple(np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in entry.outputs)
+        if rows in self._entries:
+            return self._executor.run(rows, arrays)
+        parts = list(split(rows, self.batch_sizes))
+        calls = [(size, [padded(a[start : start + count], size) for a in arrays]) for size, start, count in parts]
+        results = self._executor.run_all(calls)
+        cut = [[out[:count] for out in outputs] for outputs, (_, _, count) in zip(results, parts, strict=True)]
+        return tuple(np.concatenate(pieces) for pieces in zip(*cut, strict=True))
+
+    def _exact_entry(self, arrays: Sequence[_Array]) -> Entry:
+        """The entry with just these shapes."""
+        entries = self.manifest.entries
+        for entry in entries:
+            if [a.shape for a in arrays] == [tensor.shape for tensor in entry.inputs]:
+                check_exactly(arrays, entry.inputs)
+                return entry
+        if len(entries) == 1:
+            check_exactly(arrays, entries[0].inputs)
+        given = ", ".join(map(describe, arrays))
+        wanted = " or ".join(", ".join(f"{t.name} {t}" for t in entry.inputs) for entry in entries)
+        raise InputError(f"no compiled shapes fit inputs {given}; compiled are {wanted}")
+
+    def run_batch(self, batch: int, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+        """Run one compiled batch size on arrays of exactly its shapes.
+
+        Raises:
+            ValueError: the batch size was not compiled.
+            InputError: a shape or dtype differs.
+        """
+        entry = self.entry(batch)
+        check_exactly(arrays, entry.inputs)
+        return self._executor.run(batch, arrays)
+
+    def entry(self, batch: int) -> Entry:
+        """What the artifact says of one batch size.
+
+        Raises:
+            ValueError: it was not compiled.
+        """
+        if batch not in self._entries:
+            raise ValueError(f"batch size {batch} was not compiled; there are {', '.join(map(str, self._entries))}")
+        return self._entries[batch]
+
+    def work(self, batch: int) -> WorkTotals:
+        """Arithmetic and bytes of one call of a batch size."""
+        return self.entry(batch).work
+
+    def random_inputs(self, batch: int, seed: int = 0) -> list[_Array]:
+        """Seeded inputs of one batch size: normal floats, small whole numbers, fair booleans."""
+        rng = np.random.default_rng(seed)
+        return [_random(rng, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.entry(batch).inputs]
+
+    def time(
+        self,
+        batch: int,
+        *,
+        repeats: int = 20,
+        min_time_s: float = 0.0,
+        warmup: int = 3,
+        seed: int = 0,
+        meter: Meter | None = None,
+        inputs: Sequence[_Array] | None = None,
+    ) -> Timing:
+        """Measure the latency, and with a meter the energy, of one batch size.
+
+        Args:
+            batch: which.
+            repeats: timed calls at least.
+            min_time_s: seconds of timed calls at least; the meter's own window counts too.
+            warmup: untimed calls before.
+            seed: of the random inputs.
+            meter: measures energy over the timed calls.
+            inputs: arrays to use in place of random ones.
+
+        Raises:
+            MeterError: the meter failed.
+        """
+        arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
+        check_exactly(arrays, self.entry(batch).inputs)
+        return self._executor.time(batch, arrays, max(repeats, 1), min_time_s, warmup, meter)
+
+    def annotate(self, measured: Mapping[int, Budget]) -> None:
+        """Enter measured costs into the manifest, which `save` will write."""
+        entries = tuple(
+            replace(entry, measured=measured.get(batch, entry.measured)) for batch, entry in self._entries.items()
+        )
+        self.manifest = replace(self.manifest, entries=entries)
+        self._entries = {entry.batch: entry for entry in entries}
+        self.__dict__.pop("useful_batch_sizes", None)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the artifact.
+
+        Raises:
+            ArtifactError: the place cannot be written.
+        """
+        return write_artifact(path, self.manifest, self._library, self._executor.weights(), self._externals)
+
+    def session(self, **options: Any) -> Session:
+        """A `Session` on this model; options are the session's."""
+        from joulec.runtime.session import Session
+
+        return Session(self, **options)
+
+    def close(self) -> None:
+        """Free the library, the weights and the thread. Idempotent."""
+        self._executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+    """Load an artifact.
+
+    Args:
+        path: the file.
+        threads: worker threads; as many as it was compiled for, at most one per CPU at hand, when None.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, altered or of a newer format.
+        ImportError: TVM is not installed.
+        RuntimeError: its library does not load on this machine.
+    """
+    with read_artifact(path) as artifact:
+        return Model(artifact.manifest, artifact.library, artifact.weights, artifact.externals, threads=threads)
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Array:
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape), dtype)
+    return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else 10, shape), dtype)

@@ -1,0 +1,279 @@
+"""Sessions: requests in, batches of the size that the policy chooses, answers out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.profiler.meter import Meter
+from joulec.profiler.meters.choose import choose_meter
+from joulec.runtime.cap import CapSource, PowerCap
+from joulec.runtime.governor import Governor
+from joulec.runtime.inputs import InputError
+from joulec.runtime.latency import LatencyGuard
+from joulec.runtime.manifest import WorkTotals
+from joulec.runtime.model import Model
+from joulec.runtime.policy import Decision, Policy, make_policy
+from joulec.runtime.queue import Part, QueueClosed, RequestQueue
+from joulec.runtime.rows import padded
+from joulec.runtime.runner import CallableRunner, ModelRunner, Runner
+from joulec.runtime.scripted import read_script
+from joulec.runtime.telemetry import BatchChange, Sample, Totals
+
+_log = logging.getLogger(__name__)
+_Array = npt.NDArray[Any]
+
+
+class SessionClosed(QueueClosed):
+    """The session was closed before the request was computed."""
+
+
+class Session:
+    """Runs requests in batches on one worker thread, and keeps to a power cap by choosing the batch size.
+
+    Requests are joined and split in order of arrival. A request that cannot be computed fails alone: where a batch
+    fails, its requests are run one by one. Use it as a context manager: leaving it computes what is queued, leaving it
+    by an error gives that up.
+
+    Args:
+        executor: a joulec model, or any callable that takes a batch (one array, or several by position) and returns one
+            (an array, or several in a sequence); numpy or DLPack. It is called with batches of ``batch_sizes`` alone.
+        power_cap_w: watts, a function that returns watts, the path of a file that holds a quantity (``150W``) and may
+            change, or of a trace ``t_s,cap_w`` (``.csv``); None for no cap.
+        meter: a meter; or ``auto``, ``nvml``, ``rapl``, ``estimate`` or ``scripted:FILE``; None for ``auto`` where
+            there is a cap and for none otherwise. A meter given as an object stays the caller's to close.
+        policy: a policy or its name.
+        cap_margin: the policy keeps power within [cap_margin x cap, cap] (the paper's alpha).
+        latency_slo_s: batch sizes that take longer are not used.
+        batch_sizes: sizes to choose from; the model's, or powers of two up to 64 for a callable, when None.
+        max_wait_s: how long the oldest request waits for others to fill a batch.
+        work: for a callable and a meter that estimates: what a batch of a size does.
+        clock: monotonic seconds.
+        sleep: waits for seconds; by default until then or until the session is aborted.
+
+    Raises:
+        ValueError: a value is out of range, a batch size was not compiled, or a name is unknown.
+        CapError: no cap can be had from the source (a ValueError).
+        MeterError: the meter named is not there.
+    """
+
+    def __init__(
+        self,
+        executor: Model | Callable[..., Any],
+        *,
+        power_cap_w: CapSource | None = None,
+        meter: Meter | str | None = None,
+        policy: str | Policy = "paper",
+        cap_margin: float = 0.8,
+        latency_slo_s: float | None = None,
+        batch_sizes: Sequence[int] | None = None,
+        max_wait_s: float = 0.002,
+        work: Callable[[int], WorkTotals] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        if not max_wait_s >= 0:
+            raise ValueError(f"max_wait_s must be at least 0, not {max_wait_s}")
+        self._runner: Runner
+        if isinstance(executor, Model):
+            self._runner = ModelRunner(executor, batch_sizes)
+        else:
+            self._runner = CallableRunner(executor, batch_sizes, work)
+        self._sizes = self._runner.sizes
+        self._notices: list[str] = []
+        self._clock = clock
+        self._stop = threading.Event()
+        self._max_wait_s = max_wait_s
+        self._guard = LatencyGuard(self._sizes, latency_slo_s) if latency_slo_s is not None else None
+        chosen = make_policy(policy, self._sizes, cap_margin)
+        cap = None if power_cap_w is None else PowerCap(power_cap_w, warn=self._say)
+        self._own_meter: Meter | None = None
+        self._governor = Governor(
+            self._sizes,
+            work=self._runner.work,
+            meter=self._find_meter(meter, needed=cap is not None),
+            cap=cap,
+            policy=chosen,
+            guard=self._guard,
+            uncapped=self._runner.uncapped,
+            clock=clock,
+            sleep=sleep or self._sleep,
+            say=self._say,
+        )
+        self._has_meter = meter is not None or cap is not None
+        self._queue = RequestQueue(clock)
+        self._thread = threading.Thread(target=self._work, name="joulec-session", daemon=True)
+        self._thread.start()
+
+    def _find_meter(self, meter: Meter | str | None, *, needed: bool) -> Meter | None:
+        if meter is None and not needed:
+            return None
+        if meter is not None and not isinstance(meter, str):
+            return meter
+        name = meter or "auto"
+        if name.startswith("scripted:"):
+            self._own_meter = read_script(name.removeprefix("scripted:"))
+            return self._own_meter
+        chosen = choose_meter(name, device_kind="cuda" if self._runner.on_gpu else "cpu", threads=self._runner.threads)
+        _log.info("meter: %s", chosen.why)
+        self._own_meter = chosen.meter
+        return chosen.meter
+
+    def submit(self, *inputs: object, **named: object) -> Future[Any]:
+        """Queue a request.
+
+        Args:
+            *inputs: arrays in the executor's order, of any number of rows (at least one; the same in all). Where a
+                model is not batched: exactly the compiled shapes. They must not change until the request is computed.
+            **named: the same by name, for a joulec model.
+
+        Returns:
+            A future of the output, or of a tuple of several. It raises InputError where the inputs are wrong.
+
+        Raises:
+            QueueClosed: the session is closed.
+        """
+        try:
+            arrays, rows = self._runner.accept(inputs, named)
+        except InputError as error:
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+        return self._queue.put(arrays, rows, self._runner.finish)
+
+    @property
+    def batch_size(self) -> int:
+        """The batch size in force."""
+        return self._governor.size
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The sizes to choose from."""
+        return self._sizes
+
+    @property
+    def decision(self) -> Decision:
+        """The batch size in force, where the policy stands, and why."""
+        return self._governor.decision
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait."""
+        return self._queue.rows
+
+    @property
+    def timeline(self) -> list[Sample]:
+        """What was seen, as a bounded list: over long runs neighbouring samples are joined."""
+        return self._governor.recorder.samples
+
+    @property
+    def batch_changes(self) -> list[BatchChange]:
+        """Changes of batch size with their reasons (the first thousand)."""
+        return self._governor.recorder.changes
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over the session."""
+        return self._governor.recorder.totals
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user was warned of, in order."""
+        return list(self._notices)
+
+    @property
+    def power_cap_w(self) -> float | None:
+        """The cap in force, in watts; None for none. Assigning replaces the source from the next batch on."""
+        cap = self._cap
+        return None if cap is None else cap.watts
+
+    @power_cap_w.setter
+    def power_cap_w(self, watts: float | None) -> None:
+        cap = self._cap
+        if watts is not None and cap is not None:
+            cap.set(watts)
+            return
+        fresh = None if watts is None else PowerCap(watts, warn=self._say)
+        meter = None if self._has_meter else self._find_meter(None, needed=fresh is not None)
+        self._has_meter = self._has_meter or meter is not None
+        self._governor.change_cap(fresh, meter)
+
+    @property
+    def _cap(self) -> PowerCap | None:
+        return self._governor.coming_cap
+
+    def _work(self) -> None:
+        try:
+            while True:
+                size = self._governor.size
+                wait_s = self._max_wait_s
+                if self._guard is not None:
+                    wait_s = min(wait_s, self._guard.slack_s(size))
+                parts = self._queue.take(size, self._sizes, wait_s, self._governor.idle)
+                if not parts:
+                    return
+                self._run(parts)
+        except BaseException as error:  # nobody may wait for ever on a future
+            self._queue.close(error)
+            raise
+        finally:
+            self._governor.abandon()
+
+    def _run(self, parts: Sequence[Part]) -> None:
+        """One batch; where it fails, its requests one by one."""
+        rows = sum(part.count for part in parts)
+        try:
+            size = next(size for size in self._sizes if size >= rows)
+            columns = zip(*(part.arrays for part in parts), strict=True)
+            arrays = [padded(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), size) for pieces in columns]
+            outputs = self._governor.run(size, rows, lambda: self._runner.run(size, arrays))
+        except Exception as error:  # noqa: BLE001 - an executor may raise anything; it goes to the request's future
+            if len(parts) > 1:
+                for part in parts:
+                    self._run([part])
+                return
+            self._queue.discard(parts[0].request)
+            parts[0].request.fail(error)
+            return
+        start = 0
+        for part in parts:
+            part.request.deliver(tuple(output[start : start + part.count] for output in outputs), part.count)
+            start += part.count
+
+    def _sleep(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+
+    def _say(self, message: str) -> None:
+        if len(self._notices) < 100:
+            self._notices.append(message)
+        _log.warning("%s", message)
+
+    def close(self, *, drain: bool = True) -> None:
+        """Take no more requests and stop.
+
+        Args:
+            drain: compute what is queued; otherwise its futures raise SessionClosed. Idempotent.
+        """
+        if not drain:
+            self._stop.set()
+        self._queue.close(None if drain else SessionClosed("the session was closed before the request was computed"))
+        self._thread.join()
+        if self._own_meter is not None:
+            self._own_meter.close()
+            self._own_meter = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(drain=error is None)

@@ -1,0 +1,185 @@
+"""What a session saw: a bounded timeline and running totals."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+from joulec.costdb.cost import EnergySource
+
+_SLACK = 1 + 1e-6  # relative; a mean that a pause brought to the cap is not above it
+_MOST_CHANGES = 1000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A stretch of a session's time.
+
+    Attributes:
+        t_s: its start, in seconds since the session's.
+        seconds: its length.
+        batch: the batch size that ran.
+        batches: how many batches ran.
+        items: rows of requests computed (padding not counted).
+        power_w: mean power, None where unknown.
+        peak_w: highest reading in it.
+        cap_w: the cap in force, None where there is none.
+        power_source: where the power comes from.
+    """
+
+    t_s: float
+    seconds: float
+    batch: int
+    batches: int
+    items: int
+    power_w: float | None = None
+    peak_w: float | None = None
+    cap_w: float | None = None
+    power_source: EnergySource | None = None
+
+    @property
+    def throughput(self) -> float:
+        """Items per second."""
+        return self.items / self.seconds if self.seconds > 0 else 0.0
+
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """A JSON-able mapping."""
+        return {**self.__dict__, "throughput": self.throughput}
+
+    def joined(self, later: Sample) -> Sample:
+        """One sample over both; the batch size and cap are those of the longer."""
+        seconds = later.t_s + later.seconds - self.t_s
+        longer = self if self.seconds >= later.seconds else later
+        power_w = self.power_w if later.power_w is None else later.power_w
+        if self.power_w is not None and later.power_w is not None and self.seconds + later.seconds > 0:
+            joules = self.power_w * self.seconds + later.power_w * later.seconds
+            power_w = joules / (self.seconds + later.seconds)
+        peaks = [peak for peak in (self.peak_w, later.peak_w) if peak is not None]
+        return replace(
+            longer,
+            t_s=self.t_s,
+            seconds=seconds,
+            batches=self.batches + later.batches,
+            items=self.items + later.items,
+            power_w=power_w,
+            peak_w=max(peaks, default=None),
+        )
+
+
+@dataclass(frozen=True)
+class BatchChange:
+    """The session went from one batch size to another."""
+
+    t_s: float
+    before: int
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a session.
+
+    Attributes:
+        batches: batches that ran.
+        items: rows of requests computed.
+        seconds: seconds covered by samples.
+        metered_s: seconds of them in which power was known.
+        energy_j: joules in those.
+        above_cap_s: seconds of samples whose mean power exceeded the cap.
+        violations: unbroken stretches of such samples.
+        batch_changes: changes of batch size.
+    """
+
+    batches: int = 0
+    items: int = 0
+    seconds: float = 0.0
+    metered_s: float = 0.0
+    energy_j: float = 0.0
+    above_cap_s: float = 0.0
+    violations: int = 0
+    batch_changes: int = 0
+
+
+class Recorder:
+    """Keeps a session's samples, at most ``limit`` of them: when full, neighbours are joined and the resolution halves.
+
+    Joining prefers neighbours with equal batch size and cap, so that changes stay visible. Written by one thread, read
+    by any.
+    """
+
+    def __init__(self, limit: int = 2000) -> None:
+        self._limit = max(limit, 8)
+        self._lock = threading.Lock()
+        self._samples: list[Sample] = []
+        self._changes: list[BatchChange] = []
+        self._totals = Totals()
+        self._resolution_s = 0.0
+        self._above = False
+
+    @property
+    def samples(self) -> list[Sample]:
+        """A copy of the timeline."""
+        with self._lock:
+            return list(self._samples)
+
+    @property
+    def changes(self) -> list[BatchChange]:
+        """The first thousand changes of batch size."""
+        with self._lock:
+            return list(self._changes)
+
+    @property
+    def totals(self) -> Totals:
+        """The sums so far."""
+        return self._totals
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample."""
+        totals = self._totals
+        known = sample.power_w is not None
+        above = sample.power_w is not None and sample.cap_w is not None and sample.power_w > sample.cap_w * _SLACK
+        self._totals = replace(
+            totals,
+            batches=totals.batches + sample.batches,
+            items=totals.items + sample.items,
+            seconds=totals.seconds + sample.seconds,
+            metered_s=totals.metered_s + (sample.seconds if known else 0.0),
+            energy_j=totals.energy_j + (sample.power_w or 0.0) * sample.seconds,
+            above_cap_s=totals.above_cap_s + (sample.seconds if above else 0.0),
+            violations=totals.violations + (above and not self._above),
+        )
+        self._above = above
+        with self._lock:
+            if self._samples and self._joins(self._samples[-1], sample):
+                self._samples[-1] = self._samples[-1].joined(sample)
+            else:
+                self._samples.append(sample)
+            if len(self._samples) > self._limit:
+                self._compress()
+
+    def change(self, change: BatchChange) -> None:
+        """Note a change of batch size."""
+        self._totals = replace(self._totals, batch_changes=self._totals.batch_changes + 1)
+        with self._lock:
+            if len(self._changes) < _MOST_CHANGES:
+                self._changes.append(change)
+
+    def _joins(self, earlier: Sample, later: Sample) -> bool:
+        same = (earlier.batch, earlier.cap_w, earlier.power_source) == (later.batch, later.cap_w, later.power_source)
+        return same and later.t_s + later.seconds - earlier.t_s <= self._resolution_s
+
+    def _compress(self) -> None:
+        first, last = self._samples[0], self._samples[-1]
+        span = last.t_s + last.seconds - first.t_s
+        self._resolution_s = max(2 * self._resolution_s, 4 * span / self._limit)
+        joined: list[Sample] = []
+        for sample in self._samples:
+            if joined and self._joins(joined[-1], sample):
+                joined[-1] = joined[-1].joined(sample)
+            else:
+                joined.append(sample)
+        if len(joined) > 3 * self._limit // 4:  # the size or the cap changes too often to keep every change
+            pairs = zip(joined[::2], joined[1::2], strict=False)
+            joined = [a.joined(b) for a, b in pairs] + joined[len(joined) // 2 * 2 :]
+        self._samples = joined
