@@ -24,7 +24,7 @@ from joulec.passes.kernels.conv_tir import (
     loop,
     nest,
     padded_channels,
-    padded_copy,
+    padded_source,
     parallel,
     spread,
     start,
@@ -77,17 +77,17 @@ class DirectConv:
         channels = vectors * target.lanes
         blocks, tall, wide = ceil_div(geometry.group_out, channels), ceil_div(height, rows), ceil_div(width, columns)
         signature = Signature.of(spec, (geometry.groups, blocks, geometry.group_in, *geometry.kernel, channels))
-        weights, source, prepare = signature.weights, signature.data, ()
-        if geometry.needs_padding:
-            source = buffer((geometry.batch, geometry.channels, *geometry.padded), "padded")
-            prepare = (allocate(source), padded_copy(geometry, signature.data, source))
+        source, prepare = padded_source(geometry, signature)
 
         def at(row: Expr, column: Expr) -> tuple[Expr, Expr]:
             flat = geometry.pointwise
             return (column // geometry.width, column % geometry.width) if flat else (row, column)
 
         def tile(n: Expr, g: Expr, o: Expr, h: Expr, w: Expr) -> Stmt:
-            sums, turned = buffer((rows * columns, channels), "sums", "local"), buffer((rows * columns, channels), "turned")
+            sums, turned = (
+                buffer((rows * columns, channels), "sums", "local"),
+                buffer((rows * columns, channels), "turned"),
+            )
 
             def each(body: Any) -> Stmt:
                 def lane(r: Expr, c: Expr, v: Expr) -> Stmt:
@@ -100,7 +100,7 @@ class DirectConv:
                     row = (h + r) * geometry.strides[0] + kh * geometry.dilation[0]
                     column = (w + c) * geometry.strides[1] + kw * geometry.dilation[1]
                     value = source[(n, g * geometry.group_in + i, *at(row, column))]
-                    product = value * weights[g, o, i, kh, kw, lane]
+                    product = value * signature.weights[g, o, i, kh, kw, lane]
                     return store(sums, sums[r * columns + c, lane] + product, r * columns + c, lane)
 
                 return each(add)

@@ -24,7 +24,7 @@ from joulec.passes.kernels.conv_tir import (
     loop,
     nest,
     padded_channels,
-    padded_copy,
+    padded_source,
     parallel,
     spread,
     start,
@@ -90,9 +90,9 @@ class Im2colConv:
 
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
         geometry = Geometry.of(spec)
-        if geometry is None or geometry.taps < 2:
+        if geometry is None or geometry.taps < 2 or geometry.group_out < 4:
             return ()
-        return _ranked(geometry, target)[:2]
+        return _ranked(geometry, target)[: 1 if geometry.pointwise else 2]
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
@@ -104,10 +104,7 @@ class Im2colConv:
         geometry, parts = Geometry.required(spec), chosen(params)
         tile = _Tile(geometry, parts["channels"], parts["vectors"], target.lanes)
         signature = Signature.of(spec, tile.packed)
-        source, prepare = signature.data, ()
-        if geometry.needs_padding:
-            source = buffer((geometry.batch, geometry.channels, *geometry.padded), "padded")
-            prepare = (allocate(source), padded_copy(geometry, signature.data, source))
+        source, prepare = padded_source(geometry, signature)
         pitch = geometry.padded[1] if geometry.needs_padding else geometry.width
         span = _span(geometry, tile.width, target)
         tiles = ceil_div(span, tile.width)

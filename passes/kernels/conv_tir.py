@@ -51,19 +51,23 @@ class Geometry:
         """The geometry of a float32 convolution with a constant kernel and an epilogue that kernels know, else None."""
         if not isinstance(spec.op, Conv2d) or not spec.operands[1].constant or not can_apply(spec):
             return None
-        op, kernel = spec.op, spec.operands[1].type.shape
+        op, (_, _, kernel_height, kernel_width) = spec.op, spec.operands[1].type.shape
+        batch, channels, height, width = spec.operands[0].type.shape
         _, out_channels, out_height, out_width = spec.results[0].shape
         return Geometry(
-            *spec.operands[0].type.shape,
-            out_channels,
-            out_height,
-            out_width,
-            (kernel[2], kernel[3]),
-            op.strides,
-            op.dilation,
-            op.padding[0],
-            op.padding[1],
-            op.groups,
+            batch=batch,
+            channels=channels,
+            height=height,
+            width=width,
+            out_channels=out_channels,
+            out_height=out_height,
+            out_width=out_width,
+            kernel=(kernel_height, kernel_width),
+            strides=op.strides,
+            dilation=op.dilation,
+            top=op.padding[0],
+            left=op.padding[1],
+            groups=op.groups,
         )
 
     @staticmethod
@@ -132,6 +136,15 @@ def nest(extents: Sequence[int], body: Callable[..., Stmt], kind: str = "serial"
     if not extents:
         return body()
     return loop(extents[0], lambda i: nest(extents[1:], lambda *rest: body(i, *rest), kind), kind)
+
+
+def vector_loop(extent: int, lanes: int, body: Callable[[Expr], Stmt]) -> Stmt:
+    """``for i in range(extent): body(i)`` in whole vectors, then one narrower vector."""
+    whole, rest = divmod(extent, lanes)
+    tail = [loop(rest, lambda i: body(whole * lanes + i), "vectorized")] if rest else []
+    if not whole:
+        return tail[0]
+    return block(loop(whole, lambda v: loop(lanes, lambda i: body(v * lanes + i), "vectorized")), *tail)
 
 
 def parallel(extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
@@ -257,6 +270,14 @@ def padded_copy(geometry: Geometry, data: Any, copy: Any) -> Stmt:
         return tirx.IfThenElse(within, inside, zeros(0, width))
 
     return parallel((geometry.batch, geometry.channels), lambda n, c: loop(height, lambda h: row(n, c, h)))
+
+
+def padded_source(geometry: Geometry, signature: Signature) -> tuple[Any, list[Stmt]]:
+    """What the windows read (the input, or a padded copy of it) and the statements that make it."""
+    if not geometry.needs_padding:
+        return signature.data, []
+    source = buffer((geometry.batch, geometry.channels, *geometry.padded), "padded")
+    return source, [allocate(source), padded_copy(geometry, signature.data, source)]
 
 
 def padded_channels(array: npt.NDArray[Any], groups: int, multiple: int) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ from joulec.passes.graph import NodeSpec
 from joulec.passes.kernels.batch_matmul import Matmul
 from joulec.passes.kernels.conv_direct import DirectConv
 from joulec.passes.kernels.conv_gemm import GemmConv, Im2colConv
+from joulec.passes.kernels.conv_plane import DepthwiseConv, GroupedConv, PlaneConv
 from joulec.passes.kernels.elementwise import Elementwise
 from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
 from joulec.passes.kernels.matmul import PackedMatmul
@@ -16,6 +17,9 @@ from joulec.passes.kernels.pooling import GlobalPool, Pool
 KERNELS: tuple[Kernel, ...] = (
     DirectConv(),
     GemmConv(),
+    DepthwiseConv(),
+    GroupedConv(),
+    PlaneConv(),
     Im2colConv(),
     PackedMatmul(),
     Matmul(),
