@@ -65,7 +65,7 @@ class Arrangement:
     Attributes:
         parts: the branches, those that a concat wants joined.
         splits: nodes that hand out the joined ones, for other readers.
-        concats: concats that change, with their new operands; one operand means that the concat is not needed.
+        concats: concats that change, with their new operands; a concat of less than two is not needed.
     """
 
     parts: tuple[Branch, ...]
@@ -180,8 +180,6 @@ def arrange(graph: Graph, taken: tuple[Branches, ...]) -> Arrangement:
             value = concat.outputs[0]
             if len(run) == len(flat) and plain(graph.sole_consumer(value), Concat, axis):
                 within[value] = members  # the outer concat takes them in, as it does where concats are flattened first
-                gone.add(concat)
-                operands.extend(members)
                 break
             if len(run) < len(flat):
                 value = joined(members, axis)
