@@ -65,8 +65,9 @@ def make_harness(store, fakes):
     made = []
 
     def make(meter_factory=None, **options):
-        options = {"protocol": QUICK, "threads": 1, "limits": Limits(build_s=20, run_s=20), **options}
-        harness = Harness(store, meter_factory or fakes.meter, paths=[str(SUPPORT)], **options)
+        limits = Limits(build_s=20, run_s=20)
+        options = {"protocol": QUICK, "threads": 1, "limits": limits, "paths": [str(SUPPORT)], **options}
+        harness = Harness(store, meter_factory or fakes.meter, **options)
         made.append(harness)
         return harness
 

@@ -196,10 +196,6 @@ def test_a_lost_or_unreadable_sensor_is_no_candidates_fault(make_harness, make_c
     assert store.info().rows == 0
 
 
-def _local_function(_):
-    raise AssertionError
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -227,12 +223,9 @@ def test_keys_for_another_protocol_or_sensor_are_refused(make_harness, make_cand
 
 
 def test_a_worker_that_cannot_start_says_why(make_harness, make_candidate, monkeypatch, tmp_path):
-    (tmp_path / "numpy.py").write_text("")
     (tmp_path / "tomllib.py").write_text("raise SystemExit('no start today')")
-    harness = make_harness()
-    harness._paths = (str(tmp_path),)
     with pytest.raises(HarnessError, match="no start today"):
-        harness.measure([make_candidate("busy", 1e-5)])
+        make_harness(paths=[str(tmp_path)]).measure([make_candidate("busy", 1e-5)])
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(HarnessError, match=r"sys\.executable is empty"):
         make_harness().measure([make_candidate("busy", 1e-5)])
