@@ -208,7 +208,7 @@ def merge(graph: Graph, op: Operator, taken: tuple[Branches, ...]) -> Rewrite:
     outputs = tuple(part.output for part in arrangement.parts)
     result = joined(outputs, axis) if len(outputs) > 1 else outputs[0]
     weights = _together([part.weights for part in arrangement.parts], kernel_axis)
-    name = "+".join(one.nodes[0].name for one in taken)
+    name = "+".join(one.nodes[0].name for one in taken if one.nodes[0].name)
     added = [Node.make(op, (first.operands[0], *weights), first.epilogue, outputs=(result,), name=name)]
     if len(outputs) > 1:
         added.append(_split(result, outputs, axis))
@@ -315,4 +315,6 @@ def _together(rows: list[tuple[Weight, ...]], kernel_axis: int) -> tuple[Weight,
 
 def _split(value: Value, outputs: tuple[Value, ...], axis: int) -> Node:
     sizes = tuple(output.type.shape[axis] for output in outputs)
-    return Node.make(Split(axis, sizes), (value,), outputs=outputs, name="+".join(output.name for output in outputs))
+    return Node.make(
+        Split(axis, sizes), (value,), outputs=outputs, name="+".join(output.name for output in outputs if output.name)
+    )

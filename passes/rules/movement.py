@@ -17,8 +17,8 @@ from joulec.passes.rules.rule import Match, Mismatch
 class SplitOfConcat:
     """split(concat(a, b, ...)) = a, b, ...
 
-    Both run along one axis and have no epilogue; each bound of the split is a bound between operands. A result that
-    spans several operands becomes their concat; one that is a single constant operand stays (mismatch).
+    Both run along one axis and have no epilogue; each bound of the split is a bound between operands. No result is
+    empty or a constant alone. A result that spans several operands becomes their concat.
     """
 
     name: str = "split-of-concat"
@@ -170,7 +170,7 @@ class ConcatOfBranches:
         if concat not in shorter or arrangement.saved <= 0:
             return "the concat reads no two branches one after another, or they stand together for another concat"
         if concat != shorter[0]:
-            return f"the same as at {label(shorter[0])}"
+            return f"the rule applies to the same branches at {label(shorter[0])}"
         return None
 
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:

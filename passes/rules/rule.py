@@ -31,9 +31,9 @@ class Rule(Protocol):
 
     The first line of its docstring is the equation. A rule holds no state, and its results depend on the graph alone:
     matches come in a deterministic order, and a set of interchangeable nodes is reported once. A match reads nothing
-    beyond the anchor's neighbours and theirs, where nodes are neighbours when they touch a common value, so a search
-    need only match again that close to a change. (`rewrite` may look further, e.g. for the order in which a concat
-    wants its operands.)
+    beyond the anchor's neighbours and theirs (nodes are neighbours when they touch a common value; a chain of concats
+    and splits counts as one node), so a search need only match again that close to a change. `rewrite` may look
+    further, e.g. for the order in which a concat wants its operands; it is given a match found in that very graph.
     """
 
     @property

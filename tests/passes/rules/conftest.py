@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,8 +134,6 @@ def exhaust(graph, rules, seed=None, limit=60):
 @pytest.fixture(scope="session")
 def tools():
     """The helpers of this file (test modules cannot import it)."""
-    from types import SimpleNamespace
-
     return SimpleNamespace(
         Builder=Builder,
         apply_all=apply_all,

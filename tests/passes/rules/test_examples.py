@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from joulec.passes.graph import Step
+from joulec.passes.graph import Conv2d, MatMul, Step
 from joulec.passes.rules import RULES, Match, Mismatch, equation, find
 from joulec.passes.rules.text import show
 
@@ -333,8 +333,6 @@ def test_padding_between_two_dilated_taps_is_refused(tools):
 
 
 def test_computed_weights_and_residual_adds_are_refused(tools):
-    from joulec.passes.graph import Conv2d
-
     b = tools.Builder()
     x, w = b.input("x", 1, 2, 4, 4), b.input("w", 2, 2, 1, 1)
     one = b.conv("a", x, 2)
@@ -347,8 +345,6 @@ def test_computed_weights_and_residual_adds_are_refused(tools):
 
 
 def test_a_kernel_fed_by_the_tensor_is_no_sibling(tools):
-    from joulec.passes.graph import Conv2d
-
     b = tools.Builder()
     x, y = b.input("x", 2, 2, 2, 2), b.input("y", 1, 2, 4, 4)
     graph = b.graph(b.node("a", Conv2d(), y, x), b.conv("b", x, 2))
@@ -356,8 +352,6 @@ def test_a_kernel_fed_by_the_tensor_is_no_sibling(tools):
 
 
 def test_matmuls_that_differ_are_not_merged(tools):
-    from joulec.passes.graph import MatMul
-
     b = tools.Builder()
     x = b.input("x", 2, 3, 3)
     plain = b.matmul("a", x, 3)
@@ -373,8 +367,6 @@ def test_matmuls_that_differ_are_not_merged(tools):
 
 
 def test_a_bias_across_the_branches_of_a_matmul_is_refused(tools):
-    from joulec.passes.graph import MatMul
-
     b = tools.Builder()
     x = b.input("x", 1, 2, 3, 3)  # a bias of a 4-d result lies along axis 1, the branches along axis 3
     one, two = (b.node(n, MatMul(), x, b.const(3, 2), b.const(2), epilogue=(BIAS,)) for n in "ab")

@@ -68,6 +68,17 @@ def test_merging_two_pairs_first_meets_merging_one_by_one(tools):
     assert pairs.key == single.key
 
 
+def test_names_of_the_model_survive_whatever_the_order(tools):
+    b = tools.Builder()
+    one, two = branched(b, 2)
+    stranger = b.relu("s", b.inputs[0])
+    p, q = b.split("p q", b.concat("k", one, two, stranger), 3, 2)
+    graph = b.graph(b.relu("r", p), b.relu("t", q), two)
+    ends = {tools.exhaust(graph, RULES, seed=seed).key: seed for seed in range(12)}
+    assert len(ends) == 1
+    assert "p = conv2d" in show(tools.exhaust(graph, RULES))
+
+
 @EXAMPLES
 @given(data=st.data())
 def test_random_orders_end_in_one_graph(tools, data):
