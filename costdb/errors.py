@@ -26,6 +26,7 @@ _SQLSTATE_CLASS = {
     "25": ("refuses to write", "give the URL of a primary server, not of a read-only copy"),
     "28": ("refused the user", "check the user and the password in the URL"),
     "3D": ("does not exist", "create it with createdb, or correct the URL"),
+    "40": ("was held by another process at the same time", "try again"),
     "42": ("refused the query", "check that the user may create tables (GRANT CREATE ON SCHEMA) and use joulec's own"),
     "53": ("is out of disk, memory or connections", "free some on the server"),
     "57": ("was shut down", "start the server and try again"),

@@ -2,14 +2,17 @@
 
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from joulec.costdb.open import open_store
+from joulec.costdb.store import CostStoreError
 
 WRITER = Path(__file__).with_name("writer.py")
 EACH = 60
@@ -58,6 +61,45 @@ def test_eight_processes_create_and_write_one_sqlite_file(tmp_path):
 
 def test_four_processes_create_and_write_one_server(postgres_url):
     check_writers(postgres_url, 4)
+
+
+def test_opening_waits_for_a_process_that_is_just_creating_the_file(tmp_path):
+    path = tmp_path / "costs.db"
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    released = threading.Event()
+
+    def release():
+        released.set()
+        holder.execute("ROLLBACK")
+
+    timer = threading.Timer(0.3, release)
+    timer.start()
+    with open_store(str(path)) as store:
+        assert released.is_set(), "the file was opened while another held it"
+        assert store.info().rows == 0
+    timer.join()
+    holder.close()
+
+
+def test_writers_of_the_same_rows_in_opposite_orders_do_not_block_each_other(postgres_url, row):
+    rows = [row(i) for i in range(400)]
+    failed: list[CostStoreError] = []
+
+    def write(batch):
+        try:
+            with open_store(postgres_url) as store:
+                for _ in range(8):
+                    store.put_many(batch)
+        except CostStoreError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(batch,)) for batch in (rows, rows[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
 
 
 @pytest.mark.parametrize("batches", [1, 25])
