@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import te, tirx
+from tvm import s_tir, te, tirx
 
 from joulec.passes.graph import NodeSpec
 
@@ -58,7 +58,12 @@ def can_apply(spec: NodeSpec) -> bool:
 
 
 def finished(func: Any) -> Any:
-    """A scheduled PrimFunc as every back end takes it: opaque to fusion, not to be scheduled again, private."""
+    """A scheduled PrimFunc as every back end takes it: opaque to fusion, not to be scheduled again, private.
+
+    Its body is one root block, which TVM's passes over Relax modules (default pipelines too) take for granted.
+    """
+    if not isinstance(func.body, s_tir.SBlockRealize):
+        func = func.with_body(s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", func.body)))
     func = func.with_attr("op_pattern", 8).with_attr("tirx.is_scheduled", True).with_attr("tirx.noalias", True)
     return func.without_attr("global_symbol")
 

@@ -337,7 +337,4 @@ def _print_json(report: Any) -> None:
 
 def main() -> None:
     """Entry point of the ``joulec`` command."""
-    from joulec.cli_run import add_run
-
-    add_run(app)
     app()

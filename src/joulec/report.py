@@ -46,7 +46,6 @@ def plan_work(plan: Plan) -> WorkTotals:
         sum(work.flops for work in works),
         sum(work.dram_bytes for work in works),
         sum(work.cache_bytes for work in works),
-        sum(work.register_bytes for work in works),
     )
 
 
