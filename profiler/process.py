@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -51,22 +50,22 @@ class _Tail:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._chunks: deque[bytes] = deque(maxlen=64)
+        self._kept = b""
         self._thread = threading.Thread(target=self._drain, name="joulec-worker-output", daemon=True)
         self._thread.start()
 
     def _drain(self) -> None:
         with self._stream:
             while chunk := os.read(self._stream.fileno(), 65536):
-                self._chunks.append(chunk[-_TAIL_BYTES:])
+                self._kept = (self._kept + chunk)[-_TAIL_BYTES:]
 
     def forget(self) -> None:
-        self._chunks.clear()
+        self._kept = b""
 
     def text(self) -> str:
         """The last lines; call after the worker has ended."""
         self._thread.join(timeout=1.0)
-        text = b"".join(tuple(self._chunks))[-_TAIL_BYTES:].decode("utf-8", "replace").replace("\0", "?")
+        text = self._kept.decode("utf-8", "replace").replace("\0", "?")
         return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
 
 
