@@ -410,3 +410,15 @@ def test_a_branch_order_that_the_model_chose_is_left_alone(tools):
     b = tools.Builder()
     p, q = b.split("p q", b.conv("c", b.input("x", 1, 3, 4, 4), 5), 2, 3)
     assert "not merged from these branches" in reasons(b.graph(b.concat("k", q, p)), "concat-of-branches")
+
+
+def test_branches_are_not_taken_from_one_concat_for_another(tools):
+    b = tools.Builder()
+    x = b.input("x", 1, 3, 4, 4)
+    stranger, one, two = b.relu("s", x), b.conv("a", x, 2), b.conv("b", x, 4)
+    contrary = b.concat("l", b.concat("i", stranger, two), one)
+    graph = b.graph(contrary, b.concat("k", one, two, stranger))
+    merged = tools.exhaust(graph, (RULE["merge-convolutions"],))
+    flat = tools.exhaust(merged, (RULE["flatten-concats"],))
+    assert "l = concat(s, b, a, axis=1)" in show(flat)
+    assert "stand together for another concat" in reasons(flat, "concat-of-branches")
