@@ -121,8 +121,8 @@ class Program:
         try:
             graph = onnx.shape_inference.infer_shapes(skeleton, strict_mode=True, check_type=True, data_prop=True).graph
         except onnx.shape_inference.InferenceError as error:
-            shapes = ", ".join(f"{value.name}{list(dimensions(value))}" for value in self.inputs)
-            raise ModelError(f"{self.name}: shapes do not fit for inputs {shapes}: {one_line(error)}") from error
+            why = one_line(error)
+            raise ModelError(f"{self.name}: shapes do not fit for inputs {self._shapes()}: {why}") from error
         types = {name: TensorType(array.shape, str(array.dtype)) for name, array in self.constants.items()}
         for value in (*graph.input, *graph.value_info, *graph.output):
             tensor = value.type.tensor_type
@@ -132,7 +132,23 @@ class Program:
             if min(shape, default=0) >= 0:
                 dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
                 types[value.name] = TensorType(tuple(shape), str(dtype))
+        self._check_reshapes(types)
         return types
+
+    def _check_reshapes(self, types: Mapping[str, TensorType]) -> None:
+        """What ONNX's shape inference lets pass: a reshape to another number of elements."""
+        for node in self.nodes:
+            if node.op_type != "Reshape" or node.input[0] not in types or node.output[0] not in types:
+                continue
+            source, result = types[node.input[0]], types[node.output[0]]
+            if source.size != result.size:
+                raise ModelError(
+                    f"{self.name}: shapes do not fit for inputs {self._shapes()}: node '{title(node)}' reshapes "
+                    f"{list(source.shape)} to {list(result.shape)}, which has another number of elements"
+                )
+
+    def _shapes(self) -> str:
+        return ", ".join(f"{value.name}{list(dimensions(value))}" for value in self.inputs)
 
     def prune(self) -> None:
         """Drop nodes and constants that no output needs."""

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from joulec.passes.graph import AvgPool2d, MaxPool2d, Reshape
+from joulec.passes.graph import AvgPool2d, MaxPool2d, Reshape, Value
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Converter, Source
 from joulec.passes.onnx.converters.geometry import geometry
+from joulec.passes.onnx.errors import ModelError
 
 
 def max_pool(source: Source) -> Sequence[Operand] | None:
@@ -19,7 +20,7 @@ def max_pool(source: Source) -> Sequence[Operand] | None:
         return None
     ceil_mode = bool(source.attribute("ceil_mode", 0))
     op = MaxPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode)
-    return source.emit(op, source.operand(0))
+    return _checked(source, source.emit(op, source.operand(0)))
 
 
 def average_pool(source: Source) -> Sequence[Operand] | None:
@@ -30,7 +31,17 @@ def average_pool(source: Source) -> Sequence[Operand] | None:
     ceil_mode = bool(source.attribute("ceil_mode", 0))
     counted = bool(source.attribute("count_include_pad", 0))
     op = AvgPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode, counted)
-    return source.emit(op, source.operand(0))
+    return _checked(source, source.emit(op, source.operand(0)))
+
+
+def _checked(source: Source, results: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Shape inference keeps a last window that starts in the trailing padding; runtimes, and joulec, leave it out."""
+    if results[0].type != source.result_types[0]:
+        raise ModelError(
+            f"node '{source.title}' ({source.node.op_type}): in ceil mode its last window lies in the padding, which "
+            f"ONNX's shape inference counts and its runtimes do not; export it with ceil_mode=0 and explicit pads"
+        )
+    return results
 
 
 def global_average_pool(source: Source) -> Sequence[Operand] | None:
