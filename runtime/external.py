@@ -38,6 +38,7 @@ class _OrtSession:
     def __init__(self, definition: bytes, threads: int) -> None:
         import onnxruntime as ort
 
+        ort.disable_telemetry_events()  # running a model reports to nobody
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

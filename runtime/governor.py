@@ -302,11 +302,11 @@ class Governor:
             self._pause(still_s)
             reading = meter.end(flops=1.0)  # an estimate without any work declines to tell
             if reading.joules is None or not reading.seconds:
-                return None
+                break
             seconds, joules = seconds + reading.seconds, joules + reading.joules
             self._idle_w = joules / seconds
             owed_s = self._owed_s(window.busy_s, cap_w)
-        return seconds, joules
+        return (seconds, joules) if seconds else None
 
     def _pause(self, seconds: float) -> None:
         self._announce(0)
