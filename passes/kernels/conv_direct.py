@@ -172,7 +172,7 @@ def _weights_bytes(geometry: Geometry, channels: int) -> int:
 def _tiles(geometry: Geometry, target: CpuTarget) -> Iterator[tuple[int, int, int]]:
     """(vectors, rows, columns) that fit the accumulators and cover the output evenly."""
     height, width = _plane(geometry)
-    most = accumulators(target)
+    most = accumulators(target) if target.registers >= 32 else accumulators(target) - 2  # broadcasts need their own
     for vectors in (1, 2, 4, 8) if height * width <= 2 else (1, 2, 4):
         if (vectors - 1) * target.lanes >= geometry.group_out:
             break

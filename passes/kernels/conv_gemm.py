@@ -48,7 +48,7 @@ class GemmConv:
         geometry = Geometry.of(spec)
         if geometry is None or not geometry.pointwise:
             return ()
-        return _ranked(geometry, target)[:4]
+        return _ranked(geometry, target)[:3]
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
@@ -92,7 +92,7 @@ class Im2colConv:
         geometry = Geometry.of(spec)
         if geometry is None or geometry.taps < 2 or geometry.group_out < 4:
             return ()
-        return _ranked(geometry, target)[: 1 if geometry.pointwise else 2]
+        return _ranked(geometry, target)[:1]
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
@@ -217,10 +217,11 @@ def _tiles(geometry: Geometry, target: CpuTarget) -> Iterator[tuple[int, int]]:
 
 def _ranked(geometry: Geometry, target: CpuTarget) -> list[Params]:
     scored = []
+    broadcast = 0.05 if target.lanes == 16 else 0.25  # AVX-512 broadcasts an operand within the multiply-add
     for channels, vectors in _tiles(geometry, target):
         width, held = vectors * target.lanes, channels * vectors
         computed = ceil_div(geometry.positions, width) * width * ceil_div(geometry.group_out, channels) * channels
-        score = computed * max(1.0, 8 / held) * (1 + (0.5 * vectors + 0.25 * channels) / held)
+        score = computed * max(1.0, 8 / held) * (1 + (0.5 * vectors + broadcast * channels) / held)
         scored.append((score, (("channels", channels), ("vectors", vectors))))
     return [params for _, params in sorted(scored)]
 

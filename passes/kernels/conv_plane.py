@@ -82,8 +82,8 @@ class _Planes:
     @property
     def phases(self) -> list[tuple[int, int]]:
         """The phases (vertical, horizontal) that some tap reads."""
-        used = [sorted({tap * d % s for tap in range(k)}) for k, d, s in zip(*self._axes, strict=True)]
-        return list(product(*used))
+        vertical, horizontal = (sorted({tap * d % s for tap in range(k)}) for k, d, s in zip(*self._axes, strict=True))
+        return list(product(vertical, horizontal))
 
     @property
     def parts(self) -> int:
