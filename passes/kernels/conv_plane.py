@@ -202,12 +202,12 @@ class GroupedConv(_PlaneConv):
 
 
 class PlaneConv(_PlaneConv):
-    """Convolutions in one group whose output channels would leave much of a vector empty."""
+    """Convolutions in one group with few output channels; the more channels, the better `DirectConv` does."""
 
     name = "plane_conv"
 
     def _applies(self, geometry: Geometry) -> bool:
-        return geometry.groups == 1 and not geometry.pointwise and geometry.out_channels <= 64
+        return geometry.groups == 1 and not geometry.pointwise and geometry.out_channels <= 128
 
 
 def _planes(spec: NodeSpec, params: Params, target: CpuTarget) -> _Planes:
