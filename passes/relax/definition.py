@@ -32,7 +32,7 @@ def define(module: Any, call: Any) -> tuple[Definition, list[Any]]:
     def abstract(expression: Any) -> Any:
         if isinstance(expression, relax.Tuple):
             return relax.Tuple([abstract(part) for part in expression.fields])
-        if isinstance(expression, (relax.Var, relax.Constant)) and isinstance(expression.ty, relax.TensorType):
+        if isinstance(expression, (relax.Var, tvm.ir.GenericConst)) and isinstance(expression.ty, relax.TensorType):
             operands.append(expression)
             parameters.append(relax.Var(f"p{len(parameters)}", expression.ty))
             return parameters[-1]

@@ -20,6 +20,7 @@ from joulec.passes.graph import (
     MatMul,
     MaxPool2d,
     NodeSpec,
+    Opaque,
     Reshape,
     Softmax,
     Split,
@@ -27,6 +28,7 @@ from joulec.passes.graph import (
     TensorType,
     Transpose,
 )
+from joulec.passes.relax.definition import adopt_definition
 
 Exprs = list[Any]
 
@@ -60,6 +62,11 @@ def emit_reference(builder: Any, spec: NodeSpec, operands: Sequence[Any]) -> Exp
 
 def _emit_anchor(builder: Any, spec: NodeSpec, operands: Exprs) -> Exprs:
     op = spec.op
+    if isinstance(op, Opaque) and op.dialect == "relax":
+        called = builder.emit(relax.Call(adopt_definition(builder, op.definition), operands))
+        if not isinstance(called.ty, relax.TupleType):
+            return [called]
+        return [builder.emit(relax.TupleGetItem(called, index)) for index in range(len(op.result_types))]
     if isinstance(op, Split):
         edges = [end for _, end in op.bounds[:-1]]
         if not edges:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tvm
 from tvm import relax
 
 from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
 from joulec.passes.relax.backend import KernelAlgorithm
-from joulec.passes.relax.definition import adopt_definition
 from joulec.passes.relax.emit import emit_reference
 from joulec.passes.search.choices import Choice
 
@@ -53,27 +53,39 @@ class Exported:
 
 @dataclass
 class Exporter:
-    """Builds one module from several graphs; kernels and weights that they share are kept once."""
+    """Builds one module from several graphs; kernels and weights that they share are kept once.
 
-    _builder: Any = field(default_factory=relax.BlockBuilder)
+    Attributes:
+        base: a module whose functions come along; None starts an empty one.
+        embed: put weights into the module as constants rather than taking them as parameters.
+    """
+
+    base: Any = None
+    embed: bool = False
     _kernels: dict[tuple[NodeSpec, str], Any] = field(default_factory=dict)
     _entries: list[EntryPoint] = field(default_factory=list)
     _weights: dict[str, _Array] = field(default_factory=dict)
     _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
     _externals: dict[str, bytes] = field(default_factory=dict)
 
-    def add(self, function: str, graph: Graph, assignment: Mapping[Node, Choice]) -> None:
+    def __post_init__(self) -> None:
+        self._builder = relax.BlockBuilder(self.base)
+
+    def add(
+        self, function: str, graph: Graph, assignment: Mapping[Node, Choice], *, always_tuple: bool = True
+    ) -> None:
         """Export a graph as a function of that name.
 
         Args:
             assignment: the algorithm of every node of the graph.
+            always_tuple: return a tuple even of a single output.
         """
         names = _unique(value.name or "input" for value in graph.inputs)
         inputs = {v: relax.Var(n, _type(v.type)) for v, n in zip(graph.inputs, names, strict=True)}
         weights: dict[str, Any] = {}
         algorithms = {node: _algorithm(assignment[node]) for node in graph.nodes}
         operands = {node: self._constants(node, algorithms[node], weights) for node in graph.nodes}
-        parameters = [*inputs.values(), *weights.values()]
+        parameters = [*inputs.values(), *([] if self.embed else weights.values())]
         with self._builder.function(function, parameters, attrs={"num_input": len(inputs)}):
             known: dict[Value, Any] = dict(inputs)
             impure = any(isinstance(node.op, Opaque) and not node.op.pure for node in graph.nodes)
@@ -86,7 +98,8 @@ class Exporter:
                     ]
                     results = self._emit(node, algorithms[node], given)
                     known.update(zip(node.outputs, results, strict=True))
-                result = relax.Tuple([known[value] for value in graph.outputs])
+                outputs = [known[value] for value in graph.outputs]
+                result = relax.Tuple(outputs) if always_tuple or len(outputs) > 1 else outputs[0]
                 result = self._builder.emit(result) if impure else self._builder.emit_output(result)
             self._builder.emit_func_output(result)
         self._entries.append(EntryPoint(function, tuple(weights)))
@@ -103,10 +116,15 @@ class Exporter:
                 continue
             digest = self._pack(node, algorithm, index, operand)
             if digest not in weights:
-                array = self._weights[digest]
-                weights[digest] = relax.Var(f"w_{digest[:12]}", _type(TensorType(array.shape, str(array.dtype))))
+                weights[digest] = self._weight(digest)
             found[index] = weights[digest]
         return found
+
+    def _weight(self, digest: str) -> Any:
+        array = self._weights[digest]
+        if self.embed:
+            return relax.const(array)
+        return relax.Var(f"w_{digest[:12]}", _type(TensorType(array.shape, str(array.dtype))))
 
     def _pack(self, node: Node, algorithm: KernelAlgorithm | None, index: int, weight: Weight) -> str:
         native = algorithm is not None and algorithm.kernel is not None
@@ -126,8 +144,8 @@ class Exporter:
         results = [_type(value.type) for value in node.outputs]
         if isinstance(node.op, Reshape):
             return [self._builder.emit(relax.op.reshape(operands[0], node.op.shape))]
-        if isinstance(node.op, Opaque):
-            return self._opaque(node.op, operands, results)
+        if isinstance(node.op, Opaque) and node.op.dialect == "onnx":
+            return self._external(node.op, operands, results)
         if algorithm is None or algorithm.kernel is None:
             return emit_reference(self._builder, node.spec, operands)
         kernel = self._kernel(node.spec, algorithm)
@@ -145,15 +163,10 @@ class Exporter:
             self._kernels[key] = self._builder.add_func(function, name)
         return self._kernels[key]
 
-    def _opaque(self, op: Opaque, operands: list[Any], results: list[Any]) -> list[Any]:
-        if op.dialect == "relax":
-            called = self._builder.emit(relax.Call(adopt_definition(self._builder, op.definition), operands))
-            if not isinstance(called.ty, relax.TupleType):
-                return [called]
-            return [self._builder.emit(relax.TupleGetItem(called, index)) for index in range(len(results))]
+    def _external(self, op: Opaque, operands: list[Any], results: list[Any]) -> list[Any]:
         digest = hashlib.sha256(op.definition).hexdigest()
         self._externals[digest] = op.definition
-        arguments = relax.Tuple([relax.StringImm(digest), *operands])
+        arguments = relax.Tuple([tvm.ir.StringImm(digest), *operands])
         out = results[0] if len(results) == 1 else results
         called = self._builder.emit(relax.op.call_dps_packed(EXTERNAL_CALL, arguments, out))
         if len(results) == 1:

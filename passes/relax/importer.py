@@ -85,7 +85,7 @@ class _Reader:
         """A value, a weight, or a tuple of them."""
         if isinstance(expression, relax.Var):
             return self.known[expression]
-        if isinstance(expression, relax.Constant):
+        if isinstance(expression, tvm.ir.GenericConst):
             return literal(expression.value.numpy())
         if isinstance(expression, relax.Tuple):
             return tuple(self._read(part) for part in expression.fields)

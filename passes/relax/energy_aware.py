@@ -1,0 +1,88 @@
+"""The search as a TVM pass, for use in one's own pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from joulec.passes.canonical import canonicalise
+from joulec.passes.graph import Graph
+from joulec.passes.relax.export import Exporter
+from joulec.passes.relax.importer import import_relax
+from joulec.passes.relax.reference import relax_reference
+from joulec.passes.relax.workbench import Setup, Workbench
+from joulec.passes.rules import RULES
+from joulec.passes.search.objective import as_objective
+from joulec.passes.search.outer import OuterSearch, SearchOptions, SearchResult
+from joulec.passes.search.totals import Bounds
+from joulec.passes.verification import DEFAULT_TOLERANCE, random_inputs, verify
+
+
+@tvm.transform.module_pass(opt_level=0, name="EnergyAwareOptimize")
+class EnergyAwareOptimize:
+    """A ``tvm.transform.Pass`` that rewrites a Relax function into the graph and algorithms of least cost.
+
+    Operators that the graph does not model stay as they are, and so do the module's other functions. Weights that are
+    constants of the function may be merged and repacked; its parameters stay operands.
+
+    Args:
+        objective: an expression, or a Python function of (totals, totals of the original).
+        bounds: what the result must keep.
+        search: how far to search.
+        setup: target, threads, cost database, meter.
+        function: which function to rewrite.
+        verify: compare the result with the original on random inputs, and refuse it where it differs.
+
+    Calling the pass raises:
+        ImportModuleError: the function cannot be read as a graph.
+        ObjectiveError: the objective cannot be understood.
+        VerificationError: the result differs from the original.
+    """
+
+    def __init__(
+        self,
+        objective: Any = "energy",
+        *,
+        bounds: Bounds | None = None,
+        search: SearchOptions | None = None,
+        setup: Setup | None = None,
+        function: str = "main",
+        verify: bool = True,
+    ) -> None:
+        self.objective = as_objective(objective, bounds)
+        self.search = search or SearchOptions()
+        self.setup = setup or Setup()
+        self.function = function
+        self.verify = verify
+        self.result: SearchResult | None = None
+
+    def transform_module(self, module: Any, context: Any) -> Any:
+        """The module with the function rewritten; `result` tells what the search found."""
+        with Workbench.open(self.setup) as bench:
+            fuses = bench.backend.fuses
+            graph = canonicalise(import_relax(module, self.function), fuses)
+            search = OuterSearch(
+                RULES, bench.costs(self.objective), self.objective, self.search, lambda new: canonicalise(new, fuses)
+            )
+            self.result = search.run(graph)
+        single = not isinstance(module[self.function].ret_ty, relax.TupleType)
+        rest = {variable: function for variable, function in module.functions_items()}
+        base = tvm.IRModule({v: f for v, f in rest.items() if v.name_hint != self.function}, attrs=module.attrs)
+        exporter = Exporter(base, embed=True)
+        best = self.result.best
+        exporter.add(self.function, best.graph, best.assignment, always_tuple=not single)
+        optimised = exporter.finish().module
+        if self.verify:
+            _check(module, optimised, self.function, graph)
+        return optimised
+
+
+def _check(module: Any, optimised: Any, function: str, graph: Graph) -> None:
+    names = [value.name for value in graph.inputs]
+    original = relax_reference(module, names, function)
+    candidate = relax_reference(optimised, names, function)
+    inputs = random_inputs(graph.inputs, seed=0)
+    verify(original, lambda given: [np.asarray(part) for part in candidate.run(given)], inputs, DEFAULT_TOLERANCE)
