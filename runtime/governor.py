@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from joulec.profiler.meter import Meter, MeterError, Reading
 from joulec.runtime.cap import PowerCap
@@ -13,54 +14,14 @@ from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.manifest import WorkTotals
 from joulec.runtime.policy import Decision, Policy, Telemetry
 from joulec.runtime.telemetry import BatchChange, Recorder, Sample
+from joulec.runtime.window import BatchAware, Window
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _IDLE_LIMIT_S = 1.0  # a window in which nothing ran for longer says nothing of a batch
-_IDLE_SHARE = 0.1
-_MAIN_SHARE = 0.75
 _LONGEST_PAUSE_S = 1.0
 _FULL = 0.99  # of a meter's window; its clock and ours are read at different moments
-
-
-@runtime_checkable
-class BatchAware(Protocol):
-    """A meter that wants to know which batch size runs: a simulated one."""
-
-    def batch(self, size: int) -> None:
-        """From now on batches of this size run; 0: nothing runs."""
-
-
-@dataclass
-class _Window:
-    """What happened since the meter's window was opened. Seconds, counts, and the work done."""
-
-    start_s: float
-    batches: int = 0
-    items: int = 0
-    busy_by_size: dict[int, float] = field(default_factory=dict)
-    idle_s: float = 0.0
-    pause_s: float = 0.0
-    flops: float = 0.0
-    dram_bytes: float = 0.0
-    cache_bytes: float = 0.0
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds in batches."""
-        return sum(self.busy_by_size.values())
-
-    @property
-    def main_size(self) -> int:
-        """The batch size that most of the time went to."""
-        return max(self.busy_by_size, key=lambda size: self.busy_by_size[size])
-
-    @property
-    def typical(self) -> bool:
-        """Whether the window is what a device busy with the main size looks like."""
-        waited = self.idle_s > _IDLE_SHARE * (self.busy_s + self.idle_s)
-        return not waited and self.busy_by_size[self.main_size] >= _MAIN_SHARE * self.busy_s
 
 
 class Governor:
@@ -109,11 +70,12 @@ class Governor:
         self._sleep = sleep
         self._say = say
         self._origin_s = clock()
-        self._window: _Window | None = None
+        self._window: Window | None = None
         self._idle_since_s: float | None = None
         self._power_known = True
         self._active_w: float | None = None
         self._idle_w: float | None = None
+        self._due: Callable[[], None] | None = None
         self._said: set[str] = set()
         self._before = self.size
         self._next_cap: tuple[PowerCap | None, Meter | None] | None = None
@@ -178,7 +140,7 @@ class Governor:
             self.abandon()
 
     def run(self, size: int, items: int, call: Callable[[], _T]) -> _T:
-        """Run one batch.
+        """Run one batch; `rest` comes after it.
 
         Args:
             size: its size.
@@ -206,48 +168,74 @@ class Governor:
                 self._window = None
             else:
                 self._settle_window(window, self._meter, busy_s, cap_w)
-        self._note_change()
         return result
 
-    def _settle_window(self, window: _Window, meter: Meter, busy_s: float, cap_w: float | None) -> None:
-        """After a batch: close the window where it is long enough, and pause where the cap demands it."""
-        throttled = self.throttled
+    def rest(self) -> None:
+        """After a batch, and after its answers were delivered: pause where the cap demands it."""
+        due, self._due = self._due, None
+        if due is not None:
+            due()
+        self._note_change()
+
+    def _settle_window(self, window: Window, meter: Meter, busy_s: float, cap_w: float | None) -> None:
+        """After a batch: close the window where it is long enough, and note what pause is due."""
         covered = self._clock() - window.start_s >= meter.window_s
-        if not throttled or cap_w is None:
+        if not self.throttled or cap_w is None:
             if covered:
                 self._close(window, meter, cap_w)
             return
-        pause_s = self._owed_s(busy_s, cap_w)
         if self._idle_w is None or (covered and not window.pause_s):
             self._close(window, meter, cap_w, pause=True)
-            return
+        else:
+            self._due = partial(self._pause_within, window, meter, self._owed_s(busy_s, cap_w), cap_w)
+
+    def _pause_within(self, window: Window, meter: Meter, pause_s: float, cap_w: float) -> None:
+        """Pause inside of the window, which is too short to end at each batch."""
         self._pause(pause_s)
         window.pause_s += pause_s
         if self._clock() - window.start_s >= meter.window_s:
             self._close(window, meter, cap_w)
 
-    def _close(self, window: _Window, meter: Meter, cap_w: float | None, *, pause: bool = False) -> None:
-        """Close the window and let the policy decide; with ``pause``, read a pause apart and count both as one."""
+    def _close(self, window: Window, meter: Meter, cap_w: float | None, *, pause: bool = False) -> None:
+        """Close the window and let the policy decide; with ``pause``, a pause is read apart and both count as one."""
         self._window = None
         try:
             reading = meter.end(window.flops, window.dram_bytes, window.cache_bytes)
-            power_w = self._told(reading, meter, window)
-            if reading.seconds >= meter.window_s * _FULL:
-                self._step(window, power_w, reading.peak_w, cap_w)
-            rested = self._rest(window, meter, cap_w) if pause and cap_w is not None else None
         except MeterError as error:
             self._lost(error)
             self._record(window, self._clock() - window.start_s, None, cap_w)
             return
-        if power_w is None:
-            self._record(window, reading.seconds, None, cap_w, meter)
-            return
-        seconds, joules = reading.seconds, reading.joules or 0.0
-        if rested is not None:
-            seconds, joules = seconds + rested[0], joules + rested[1]
-        self._record(window, seconds, joules, cap_w, meter, reading.peak_w)
+        power_w = self._told(reading, meter, window)
+        if reading.seconds >= meter.window_s * _FULL:
+            self._step(window, power_w, reading.peak_w, cap_w)
+        joules = None if power_w is None else reading.joules
+        if pause and cap_w is not None and joules is not None:
+            self._due = partial(self._pause_apart, window, meter, reading, joules, cap_w)
+        else:
+            self._record(window, reading.seconds, joules, cap_w, meter, reading.peak_w)
 
-    def _told(self, reading: Reading, meter: Meter, window: _Window) -> float | None:
+    def _pause_apart(self, window: Window, meter: Meter, reading: Reading, joules: float, cap_w: float) -> None:
+        """Pause with a meter's window of its own, which tells idle power, and record batch and pause as one."""
+        owed_s = self._owed_s(window.busy_s, cap_w)
+        rest_s = rest_j = 0.0
+        try:
+            for _ in range(2 if owed_s else 0):  # the first pause assumed an idle power that it then measured
+                still_s = max(owed_s - rest_s, 0.0 if rest_s else meter.window_s)
+                meter.begin()
+                self._pause(still_s)
+                resting = meter.end(flops=1.0)  # an estimate without any work declines to tell
+                if resting.joules is None or not resting.seconds:
+                    break
+                rest_s, rest_j = rest_s + resting.seconds, rest_j + resting.joules
+                self._idle_w = rest_j / rest_s
+                owed_s = self._owed_s(window.busy_s, cap_w)
+                if owed_s <= rest_s:
+                    break
+        except MeterError as error:
+            self._lost(error)
+        self._record(window, reading.seconds + rest_s, joules + rest_j, cap_w, meter, reading.peak_w)
+
+    def _told(self, reading: Reading, meter: Meter, window: Window) -> float | None:
         """Power over the window, None (and said so) where the reading does not tell it."""
         known = window.flops or window.dram_bytes or window.cache_bytes or meter.source != "estimated"
         if reading.power_w is None or not known:
@@ -257,7 +245,7 @@ class Governor:
         self._power_known = True
         return reading.power_w
 
-    def _step(self, window: _Window, power_w: float | None, peak_w: float | None, cap_w: float | None) -> None:
+    def _step(self, window: Window, power_w: float | None, peak_w: float | None, cap_w: float | None) -> None:
         """Let the policy take the reading."""
         if power_w is None or cap_w is None:
             return
@@ -288,26 +276,6 @@ class Governor:
             return _LONGEST_PAUSE_S
         return busy_s * (self._active_w - cap_w) / (cap_w - idle_w)
 
-    def _rest(self, window: _Window, meter: Meter, cap_w: float) -> tuple[float, float] | None:
-        """Pause with a meter's window of its own, which tells idle power: its seconds and joules."""
-        owed_s = self._owed_s(window.busy_s, cap_w)
-        if not owed_s:
-            return None
-        seconds = joules = 0.0
-        for _ in range(2):  # the first pause assumed an idle power that it then measured
-            still_s = max(owed_s - seconds, 0.0 if seconds else meter.window_s)
-            if not still_s:
-                break
-            meter.begin()
-            self._pause(still_s)
-            reading = meter.end(flops=1.0)  # an estimate without any work declines to tell
-            if reading.joules is None or not reading.seconds:
-                break
-            seconds, joules = seconds + reading.seconds, joules + reading.joules
-            self._idle_w = joules / seconds
-            owed_s = self._owed_s(window.busy_s, cap_w)
-        return (seconds, joules) if seconds else None
-
     def _pause(self, seconds: float) -> None:
         self._announce(0)
         self._sleep(seconds)
@@ -324,7 +292,7 @@ class Governor:
                     self._meter.begin()
             except MeterError as error:
                 self._lost(error)
-            self._window = _Window(self._clock())
+            self._window = Window(self._clock())
 
     def abandon(self) -> None:
         """Give up the open window, if there is one."""
@@ -338,7 +306,7 @@ class Governor:
         except MeterError as error:  # its reading is not wanted; a sensor that is gone shows when the next one opens
             _log.debug("a window that was given up could not be ended: %s", error)
 
-    def _account(self, window: _Window, size: int, items: int, busy_s: float) -> None:
+    def _account(self, window: Window, size: int, items: int, busy_s: float) -> None:
         window.batches += 1
         window.items += items
         window.busy_by_size[size] = window.busy_by_size.get(size, 0.0) + busy_s
@@ -350,7 +318,7 @@ class Governor:
 
     def _record(
         self,
-        window: _Window,
+        window: Window,
         seconds: float,
         joules: float | None,
         cap_w: float | None,

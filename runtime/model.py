@@ -97,7 +97,7 @@ class Model:
                 return useful(seconds)
         return self.batch_sizes
 
-    def __call__(self, *inputs: object, **named: object) -> _Array | tuple[_Array, ...]:
+    def __call__(self, /, *inputs: object, **named: object) -> _Array | tuple[_Array, ...]:
         """Run the model.
 
         Args:

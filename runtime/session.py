@@ -127,7 +127,7 @@ class Session:
         self._own_meter = chosen.meter
         return chosen.meter
 
-    def submit(self, *inputs: object, **named: object) -> Future[Any]:
+    def submit(self, /, *inputs: object, **named: object) -> Future[Any]:
         """Queue a request.
 
         Args:
@@ -221,6 +221,7 @@ class Session:
                 if not parts:
                     return
                 self._run(parts)
+                self._governor.rest()
         except BaseException as error:  # nobody may wait for ever on a future
             self._queue.close(error)
             raise
@@ -239,6 +240,7 @@ class Session:
             if len(parts) > 1:
                 for part in parts:
                     self._run([part])
+                    self._governor.rest()
                 return
             self._queue.discard(parts[0].request)
             parts[0].request.fail(error)

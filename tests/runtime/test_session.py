@@ -278,6 +278,32 @@ def test_pauses_keep_the_mean_to_a_cap_below_the_smallest_batch(clock, window_s)
     assert mean_w == pytest.approx(30.0, rel=0.02)  # no longer than it must
 
 
+@pytest.mark.parametrize("window_s", [0.0, 0.05])
+def test_answers_do_not_wait_for_the_pause(clock, window_s):
+    device, answered = Device(clock), []
+    meter = ScriptedMeter(WATTS, idle_w=10.0, window_s=window_s, clock=clock)
+    ended, ready = [], threading.Event()
+    ready.set()
+
+    def noting(x):
+        ready.wait(30)
+        y = device(x)
+        ended.append(clock.now)
+        return y
+
+    with fake_session(clock, noting, meter=meter, power_cap_w=30.0) as session:
+        feed(session, 100)
+        ended.clear()
+        ready.clear()
+        futures = [session.submit(np.ones((1, 2))) for _ in range(20)]
+        for future in futures:
+            future.add_done_callback(lambda done: answered.append(clock.now))
+        ready.set()
+        wait(futures, timeout=30)
+    late = [after - before for before, after in zip(ended, answered, strict=True)]
+    assert late[5:] == [0.0] * 15
+
+
 def test_pauses_end_when_the_cap_rises(clock):
     device = Device(clock)
     with fake_session(clock, device, power_cap_w=30.0) as session:
