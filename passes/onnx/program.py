@@ -104,10 +104,12 @@ class Program:
     def _model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto], constants: Sequence[str]
     ) -> onnx.ModelProto:
-        initializers = [onnx.numpy_helper.from_array(self.constants[name], name) for name in constants]
-        graph = onnx.helper.make_graph(self.nodes, self.name, inputs, outputs, initializers)
+        graph = onnx.helper.make_graph(self.nodes, self.name, inputs, outputs)
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
-        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version, producer_name="joulec")
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version, producer_name="joulec")
+        for name in constants:  # one by one: a large weight is in memory twice at most
+            model.graph.initializer.append(onnx.numpy_helper.from_array(self.constants[name], name))
+        return model
 
     def infer(self) -> dict[str, TensorType]:
         """The types of all values whose shape can be told.

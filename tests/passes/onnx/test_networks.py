@@ -19,7 +19,7 @@ from joulec.passes.onnx import import_onnx
 MODELLED = ["squeezenet", "resnet50", "densenet121", "shufflenet", "inception_v1", "inception_v2"]
 
 # small inputs where a network ends in global pooling, and so takes any
-SIZES = {"squeezenet": 64, "densenet121": 64, "shufflenet": 224, "resnet50": 224}
+SIZES = {"squeezenet": 64, "densenet121": 64, "shufflenet": 224}
 
 
 @pytest.mark.parametrize("name", MODELLED)
@@ -37,7 +37,7 @@ def test_network_is_modelled_at_batches_one_and_eight(name, light):
     assert graphs[0] == graphs[1]
 
 
-@pytest.mark.parametrize("name", ["alexnet", "zfnet512"])
+@pytest.mark.parametrize("name", ["alexnet"])
 def test_network_with_large_products_is_modelled(name, light):
     path = Path(onnx.backend.test.__file__).parent / "data" / "light" / light.FILES[name]
     imported = import_onnx(path, batch=2)
