@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from joulec.passes.graph import MatMul, NodeSpec
 from joulec.passes.kernels import loops
 from joulec.passes.kernels.epilogue import can_apply
 from joulec.passes.kernels.kernel import CpuTarget, Params
-from joulec.passes.kernels.matmul import Product, emit_tile, is_packable, tiles
+from joulec.passes.kernels.matmul import Matrix, Product, emit_tile, is_packable, tiles
 from joulec.profiler.candidate import Work
 
 
@@ -46,7 +46,7 @@ class Matmul:
         product, lead = _product(spec), _lead(spec)
         lanes, height = target.lanes, chosen["rows"]
         width = chosen["vectors"] * lanes
-        rank = len(spec.results[0].shape)
+        shape = spec.results[0].shape
         areas = (product.rows * product.depth, product.depth * product.columns)
         steps = [_batch_strides(spec, index, area) for index, area in enumerate(areas)]
 
@@ -57,25 +57,25 @@ class Matmul:
             def panel(batch: Any, first: Any, columns: int) -> None:
                 at = loops.unravel(batch, lead)
                 of_left, of_right = (loops.ravel(at, stride) for stride in steps)
-                element = _right(op, right, of_right, first, product, columns)
-                widths = [min(lanes, columns - begin) for begin in range(0, columns, lanes)]
+                matrix = _right(op, Matrix(right, of_right, product.columns), first, product, columns)
 
                 def tile(top: Any, rows: int) -> None:
-                    def keep(row: int, vector: int, lane: Any, value: Any) -> None:
-                        column = first + vector * lanes + lane
-                        line = batch * product.rows + top + row
-                        channel = line // spec.results[0].shape[2] % spec.results[0].shape[1] if rank == 4 else column
-                        offset = line * product.columns + column
+                    line = loops.bind(batch * product.rows + top)
+                    corner = loops.bind(line * product.columns + first)
+                    start = loops.bind(first)
+
+                    def keep(row: int, along: Any, value: Any) -> None:
+                        offset = corner + row * product.columns + along
+                        channel = (line + row) // shape[2] % shape[1] if len(shape) == 4 else start + along
                         loops.store(results[0], offset, loops.after_epilogue(spec, value, fused, offset, channel))
 
                     emit_tile(
                         rows,
-                        widths,
+                        columns,
                         lanes,
                         product.depth,
-                        lambda row, k: left[of_left + (top + row) * product.depth + k],
-                        lambda k, vector, lane: element(k, vector * lanes + lane),
-                        None,
+                        Matrix(left, of_left, product.depth).moved(top, 0),
+                        matrix,
                         keep,
                     )
 
@@ -131,15 +131,15 @@ def _batch_strides(spec: NodeSpec, index: int, area: int) -> list[int]:
     return [0] * (len(lead) - len(own)) + strides
 
 
-def _right(op: MatMul, right: Any, base: Any, first: Any, product: Product, columns: int) -> Callable[[Any, Any], Any]:
-    """Element (k, column) of a panel; a transposed matrix is first turned into a workspace of the task."""
+def _right(op: MatMul, right: Matrix, first: Any, product: Product, columns: int) -> Matrix:
+    """A panel of b; a transposed matrix is first turned into a workspace of the task."""
     if not op.transpose_b:
-        return lambda k, column: right[base + k * product.columns + first + column]
+        return right.moved(0, first)
     turned = loops.workspace(product.depth * columns)
 
     def turn(column: Any) -> None:
-        source = base + (first + column) * product.depth
-        loops.repeat(product.depth, lambda k: loops.store(turned, k * columns + column, right[source + k]))
+        source = loops.bind(right.base + (first + column) * product.depth)
+        loops.repeat(product.depth, lambda k: loops.store(turned, k * columns + column, right.buffer[source + k]))
 
     loops.repeat(columns, turn)
-    return lambda k, column: turned[k * columns + column]
+    return Matrix(turned, 0, columns)

@@ -70,6 +70,21 @@ def store(buffer: Any, index: Any, value: Any) -> None:
     T.buffer_store(buffer, value, [index])
 
 
+def run(begin: Any, width: int) -> Any:
+    """The index of ``width`` consecutive elements."""
+    return tirx.Ramp(begin, 1, width) if width > 1 else begin
+
+
+def splat(value: Any, width: int) -> Any:
+    """A vector of one value."""
+    return tirx.Broadcast(value, width) if width > 1 else value
+
+
+def bind(value: Any) -> Any:
+    """The value under a name: statements that use it stay small, and quick to compile."""
+    return value if isinstance(value, int) else T.Bind(value)
+
+
 def repeat(count: int, body: Callable[[Any], None], parallel: bool = False) -> None:
     """``body(i)`` for i in 0..count, on all threads where asked."""
     if count == 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,57 +56,66 @@ def _even(rows: int, most: int) -> int:
     return min(heights, key=lambda height: (-(-rows // height) * height - rows, -height))
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix inside a flat buffer: element (i, j) lies at ``base + i * stride + j``."""
+
+    buffer: Any
+    base: Any
+    stride: int
+
+    def moved(self, row: Any, column: Any) -> Matrix:
+        """The part that begins at (row, column)."""
+        return Matrix(self.buffer, self.base + row * self.stride + column, self.stride)
+
+
 def emit_tile(
     rows: int,
-    widths: Sequence[int],
+    columns: int,
     lanes: int,
     depth: int,
-    left: Callable[[int, Any], Any],
-    right: Callable[[Any, int, Any], Any],
-    initial: Callable[[int, int, Any], Any] | None,
-    keep: Callable[[int, int, Any, Any], None],
+    left: Matrix,
+    right: Matrix,
+    keep: Callable[[int, Any, Any], None],
     stored: int | None = None,
+    initial: Matrix | None = None,
 ) -> None:
-    """One register tile.
+    """One register tile: the first rows of a times the first columns of b.
 
     Args:
         rows: its height.
-        widths: elements computed of each of its vectors.
+        columns: its width; a last vector may be shorter than the others.
         lanes: elements of a whole vector.
         depth: length of the sums.
-        left: element (row, k) of a.
-        right: element (k, vector, lane) of b.
-        initial: what the sum (row, vector, lane) starts from; zero when None.
-        keep: takes the sum (row, vector, lane, value).
+        left: a.
+        right: b.
+        keep: takes (row, column, sum).
         stored: how many of the columns are kept; all when None.
+        initial: what the sums start from; zeros when None.
     """
-    sums = loops.local(rows * len(widths) * lanes)
-
-    def each(body: Callable[[int, int, Any, Any], None], columns: int = lanes * len(widths)) -> None:
-        for row in range(rows):
-            for vector, computed in enumerate(widths):
-                first = (row * len(widths) + vector) * lanes
-                width = min(computed, columns - vector * lanes)
-                loops.vectors(width, width, partial(_at, body, row, vector, first))
-
-    def start(row: int, vector: int, lane: Any, place: Any) -> None:
-        loops.store(sums, place, initial(row, vector, lane) if initial else loops.f32(0))
-
-    each(start)
+    sums = [loops.local(-(-columns // lanes) * lanes) for _ in range(rows)]
+    vectors = [(begin, min(lanes, columns - begin)) for begin in range(0, columns, lanes)]
+    left_base, right_base = loops.bind(left.base), loops.bind(right.base)
+    start = loops.bind(initial.base) if initial else 0
+    for row in range(rows):
+        for begin, width in vectors:
+            value = loops.splat(loops.f32(0), width)
+            if initial:
+                value = initial.buffer[loops.run(start + (row * initial.stride + begin), width)]
+            loops.store(sums[row], loops.run(begin, width), value)
 
     def step(k: Any) -> None:
-        each(
-            lambda row, vector, lane, place: loops.store(
-                sums, place, sums[place] + left(row, k) * right(k, vector, lane)
-            )
-        )
+        across, down = loops.bind(left_base + k), loops.bind(right_base + k * right.stride)
+        for row in range(rows):
+            factor = left.buffer[across + row * left.stride]
+            for begin, width in vectors:
+                place = loops.run(begin, width)
+                product = loops.splat(factor, width) * right.buffer[loops.run(down + begin, width)]
+                loops.store(sums[row], place, sums[row][place] + product)
 
     loops.repeat(depth, step)
-    each(lambda row, vector, lane, place: keep(row, vector, lane, sums[place]), stored or lanes * len(widths))
-
-
-def _at(body: Callable[[int, int, Any, Any], None], row: int, vector: int, first: int, lane: Any) -> None:
-    body(row, vector, lane, first + lane)
+    for row in range(rows):
+        loops.vectors(stored or columns, lanes, lambda i, row=row: keep(row, i, sums[row][i]))  # type: ignore[misc]
 
 
 def is_packable(spec: NodeSpec) -> bool:
@@ -174,24 +182,31 @@ class PackedMatmul:
         packed = TensorType((product.depth * vectors * lanes,))
         types = [packed if index == 1 else operand.type for index, operand in enumerate(spec.operands)]
         panels = -(-vectors // wide)
-        per_channel = spec.results[0].shape[-2] if len(spec.results[0].shape) == 4 else 0
+        per_channel, channels = spec.results[0].shape[-2], spec.results[0].shape[1]
+        per_channel = per_channel if len(spec.results[0].shape) == 4 else 0
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
             fused = loops.epilogue_buffers(spec, operands)
 
-            def finish(row: Any, column: Any, value: Any) -> None:
-                offset = row * product.columns + column
-                channel = row // per_channel % spec.results[0].shape[1] if per_channel else column
-                loops.store(results[0], offset, loops.after_epilogue(spec, value, fused, offset, channel))
-
             def panel(first_row: Any, count: int, first: Any, width: int, valid: int) -> None:
                 """``width`` vectors of columns from vector ``first`` on, of which ``valid`` columns exist."""
-                base = first * (lanes * product.depth)
-                multiply = _Multiply(operands[0], operands[1], product.depth, lanes, width, valid, base)
-                multiply.rows(
-                    first_row, count, height, chosen["depth"],
-                    lambda row, column, value: finish(row, first * lanes + column, value),
-                )  # fmt: skip
+
+                def finish(top: Any) -> Callable[[Any, Any, Any], None]:
+                    line = loops.bind(first_row + top)
+                    column = loops.bind(first * lanes)
+                    corner = loops.bind(line * product.columns + column)
+
+                    def store(row: Any, along: Any, value: Any) -> None:
+                        offset = corner + row * product.columns + along
+                        channel = (line + row) // per_channel % channels if per_channel else column + along
+                        loops.store(results[0], offset, loops.after_epilogue(spec, value, fused, offset, channel))
+
+                    return store
+
+                left = Matrix(operands[0], first_row * product.depth, product.depth)
+                right = Matrix(operands[1], first * (lanes * product.depth), width * lanes)
+                multiply = _Multiply(left, right, product.depth, lanes, width * lanes, valid)
+                multiply.rows(count, height, chosen["depth"], finish)
 
             def task(index: Any) -> None:
                 column, row = index % panels if panels > 1 else 0, index // panels
@@ -241,76 +256,58 @@ def _band(product: Product, chosen: dict[str, int], target: CpuTarget) -> int:
     return min(product.rows, -(-held // height) * height)
 
 
+Finish = Callable[[Any], Callable[[Any, Any, Any], None]]
+"""For the tile that begins at a row: takes (row in it, column, sum)."""
+
+
 @dataclass(frozen=True)
 class _Multiply:
-    """Rows of a times one packed panel."""
+    """Rows of a times one packed panel of some columns, of which ``valid`` exist."""
 
-    left: Any
-    packed: Any
+    left: Matrix
+    right: Matrix
     depth: int
     lanes: int
-    width: int
+    columns: int
     valid: int
-    base: Any
 
-    def rows(self, first: Any, count: int, height: int, block: int, finish: Callable[[Any, Any, Any], None]) -> None:
-        """Rows ``first`` … ``first + count`` in tiles of ``height``, the depth in blocks."""
+    def rows(self, count: int, height: int, block: int, finish: Finish) -> None:
+        """``count`` rows in tiles of ``height``, the depth in blocks."""
         if block >= self.depth:
-            self._tiles(first, count, height, 0, self.depth, None, finish)
+            self._tiles(count, height, 0, self.depth, finish, None)
             return
-        columns = self.width * self.lanes
-        sums = loops.workspace(count * columns)
-        loops.vectors(count * columns, self.lanes, lambda i: loops.store(sums, i, loops.f32(0)))
+        sums = Matrix(loops.workspace(count * self.columns), 0, self.columns)
+        loops.vectors(count * self.columns, self.lanes, lambda i: loops.store(sums.buffer, i, loops.f32(0)))
+
+        def back(top: Any) -> Callable[[Any, Any, Any], None]:
+            corner = loops.bind(top * self.columns)
+            return lambda row, column, value: loops.store(sums.buffer, corner + row * self.columns + column, value)
 
         def block_of(index: Any) -> None:
             loops.pieces(
-                self.depth,
-                block,
-                index,
-                lambda begin, length: self._tiles(first, count, height, begin, length, sums, None),
+                self.depth, block, index, lambda begin, length: self._tiles(count, height, begin, length, back, sums)
             )
-
-        loops.repeat(-(-self.depth // block), block_of)
 
         def out(row: Any) -> None:
-            loops.vectors(
-                self.valid, self.lanes, lambda column: finish(first + row, column, sums[row * columns + column])
-            )
+            keep = finish(row)
+            begin = loops.bind(row * self.columns)
+            loops.vectors(self.valid, self.lanes, lambda column: keep(0, column, sums.buffer[begin + column]))
 
+        loops.repeat(-(-self.depth // block), block_of)
         loops.repeat(count, out)
 
-    def _tiles(
-        self,
-        first: Any,
-        count: int,
-        height: int,
-        begin: Any,
-        length: int,
-        sums: Any,
-        finish: Callable[[Any, Any, Any], None] | None,
-    ) -> None:
-        columns = self.width * self.lanes
-
+    def _tiles(self, count: int, height: int, begin: Any, length: int, finish: Finish, sums: Matrix | None) -> None:
         def tile(top: Any, rows: int) -> None:
-            def place(row: int, vector: int, lane: Any) -> Any:
-                return (top + row) * columns + vector * self.lanes + lane
-
-            def keep(row: int, vector: int, lane: Any, value: Any) -> None:
-                if finish is None:
-                    loops.store(sums, place(row, vector, lane), value)
-                else:
-                    finish(first + top + row, vector * self.lanes + lane, value)
-
             emit_tile(
                 rows,
-                [self.lanes] * self.width,
+                self.columns,
                 self.lanes,
                 length,
-                lambda row, k: self.left[(first + top + row) * self.depth + begin + k],
-                lambda k, vector, lane: self.packed[self.base + (begin + k) * columns + vector * self.lanes + lane],
-                (lambda row, vector, lane: sums[place(row, vector, lane)]) if finish is None else None,
-                keep,
-                stored=None if finish is None else self.valid,
+                self.left.moved(top, begin),
+                self.right.moved(begin, 0),
+                finish(top),
+                None if sums else self.valid,
+                sums.moved(top, 0) if sums else None,
             )
 
         whole, rest = divmod(count, height)
