@@ -49,8 +49,7 @@ def _outcome(case) -> str:
     try:
         imported = import_onnx(model)
     except ModelError as error:
-        assert "\n" not in str(error)
-        return "refused"
+        return "refused" if "\n" not in str(error) else f"wrong: {case.name} is refused in several lines"
     if imported.graph.effects:
         return "random"
     feeds = {name: given[name] for name in imported.input_names}
@@ -82,6 +81,7 @@ def test_operators_that_joulec_models(cases):
     assert outcomes["refused"] <= 5, "none but those with empty tensors"
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_all_other_operators(cases):
     chosen = [case for case in cases if case.model.graph.node[0].op_type not in CONVERTERS][::STRIDE]
     outcomes = Counter(_outcome(case) for case in chosen)
