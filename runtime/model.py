@@ -38,7 +38,7 @@ class Model:
 
     Raises:
         ImportError: TVM is not installed; the message names the extra.
-        RuntimeError: the library cannot be loaded on this machine.
+        RuntimeError: the library cannot be loaded on this machine, or was compiled for a GPU.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class Model:
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
+        if "cuda" in manifest.target:
+            raise RuntimeError(f"the model was compiled for {manifest.target}; this version runs models on CPUs alone")
         self.manifest = manifest
         self._library = library.read_bytes()
         self._externals = dict(externals or {})
@@ -88,11 +90,12 @@ class Model:
     def useful_batch_sizes(self) -> tuple[int, ...]:
         """Batch sizes that still raise throughput (second paper, Section 4.2), judged by the artifact's own times.
 
-        All sizes where the artifact does not hold comparable times for each.
+        All sizes where the artifact does not hold measured times for each: an estimate knows no overhead per call.
         """
         for kind in ("measured", "predicted"):
             budgets: dict[int, Budget | None] = {batch: getattr(e, kind) for batch, e in self._entries.items()}
-            seconds = {batch: budget.time_s for batch, budget in budgets.items() if budget and budget.time_s}
+            known = {batch: budget for batch, budget in budgets.items() if budget and budget.time_source == "measured"}
+            seconds = {batch: budget.time_s for batch, budget in known.items() if budget.time_s}
             if len(seconds) == len(self._entries):
                 return useful(seconds)
         return self.batch_sizes

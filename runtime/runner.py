@@ -25,7 +25,6 @@ class Runner(Protocol):
     sizes: tuple[int, ...]
     uncapped: int
     threads: int | None
-    on_gpu: bool
 
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int]:
         """A request's arrays and its number of rows; InputError where it cannot be run."""
@@ -57,7 +56,6 @@ class ModelRunner:
     def __init__(self, model: Model, sizes: Sequence[int] | None) -> None:
         self._model = model
         self.threads: int | None = model.threads
-        self.on_gpu = "cuda" in model.manifest.target
         if not model.batched:
             if sizes is not None and checked_sizes(sizes) != (1,):
                 raise ValueError("this model's rows are not independent, so that its batch size cannot be chosen")
@@ -96,7 +94,6 @@ class CallableRunner:
     """Any callable that maps a batch to a batch."""
 
     threads: int | None = None
-    on_gpu = False
 
     def __init__(
         self,

@@ -122,7 +122,7 @@ class Session:
         if name.startswith("scripted:"):
             self._own_meter = read_script(name.removeprefix("scripted:"))
             return self._own_meter
-        chosen = choose_meter(name, device_kind="cuda" if self._runner.on_gpu else "cpu", threads=self._runner.threads)
+        chosen = choose_meter(name, threads=self._runner.threads)
         _log.info("meter: %s", chosen.why)
         self._own_meter = chosen.meter
         return chosen.meter

@@ -227,6 +227,12 @@ def test_a_library_of_another_machine_is_an_error(two_outputs, tmp_path):
         Model(two_outputs.manifest, bad, two_outputs.weights, two_outputs.externals)
 
 
+def test_a_library_for_a_gpu_is_refused(two_outputs):
+    described = replace(two_outputs.manifest, target='{"kind": "cuda", "arch": "sm_90"}')
+    with pytest.raises(RuntimeError, match="CPUs alone"):
+        Model(*replace(two_outputs, manifest=described).parts)
+
+
 def test_without_tvm_the_extra_is_named(two_outputs, monkeypatch):
     monkeypatch.setitem(sys.modules, "tvm", None)
     with pytest.raises(ImportError, match=r"joulec\[relax\]"):

@@ -472,3 +472,8 @@ def test_manifest_times_end_the_useful_sizes(plain):
         assert model.useful_batch_sizes == (1, 2, 4)
         with model.session() as session:
             assert session.batch_size == 4
+
+
+def test_estimated_times_do_not_end_them(plain):
+    with Model(*plain.parts) as model:
+        assert model.useful_batch_sizes == (1, 2, 4, 8)
