@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from joulec.costdb.cost import CostKey
 from joulec.passes.graph import NodeSpec, Step
@@ -37,8 +37,8 @@ class BackEnd(Protocol):
     def algorithms(self, spec: NodeSpec) -> Sequence[Algorithm]:
         """All algorithms that apply, the back end's own lowering last. Empty: the spec cannot be priced here."""
 
-    def key(self, spec: NodeSpec, algorithm: Algorithm) -> CostKey:
-        """Where the cost of the spec under the algorithm is kept."""
+    def key(self, spec: NodeSpec, algorithm: Any) -> CostKey:
+        """``algorithm`` being one of its own: where the cost of the spec under the algorithm is kept."""
 
-    def candidate(self, spec: NodeSpec, algorithm: Algorithm) -> Candidate:
-        """What the profiler is to measure."""
+    def candidate(self, spec: NodeSpec, algorithm: Any) -> Candidate:
+        """``algorithm`` being one of its own: what the profiler is to measure."""

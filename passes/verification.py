@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,46 +81,6 @@ def largest_error(found: Sequence[_Array], wanted: Sequence[_Array]) -> float:
     if len(found) != len(wanted):
         return float("inf")
     return max((relative_error(f, w) for f, w in zip(found, wanted, strict=True)), default=0.0)
-
-
-def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
-    """ONNX's own meaning of a model: ONNX Runtime where it is installed, else onnx.reference within a time limit.
-
-    Raises:
-        VerificationError: (from the runner) the reference did not end within the time limit.
-    """
-    if importlib.util.find_spec("onnxruntime") is not None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        return Reference(f"onnxruntime {onnxruntime.__version__}", lambda given: session.run(None, dict(given)))
-    import onnx
-
-    def run(given: Mapping[str, _Array]) -> Sequence[_Array]:
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(1) as pool:
-            pending = pool.apply_async(_evaluate, (model.SerializeToString(), dict(given)))
-            try:
-                return pending.get(time_limit_s)
-            except multiprocessing.TimeoutError as error:
-                raise VerificationError(
-                    f"onnx.reference did not compute the original within {time_limit_s:g} s; "
-                    "install joulec[onnxruntime] for a faster reference"
-                ) from error
-
-    return Reference(f"onnx.reference {onnx.__version__}", run)
-
-
-def _evaluate(model: bytes, given: dict[str, _Array]) -> list[_Array]:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    return list(ReferenceEvaluator(onnx.load_from_string(model)).run(None, given))
 
 
 def verify(reference: Reference, run: Runner, inputs: Sequence[Mapping[str, _Array]], tolerance: float) -> Verified:

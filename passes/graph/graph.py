@@ -172,7 +172,5 @@ def _resolve(value: Value, targets: Mapping[Value, Value]) -> Value:
 
 def replace_operands(node: Node, targets: Mapping[Value, Value]) -> Node:
     """The node reading other values; what it computes keeps its identity."""
-    operands = tuple(
-        _resolve(operand, targets) if isinstance(operand, Value) else operand for operand in node.operands
-    )
+    operands = tuple(_resolve(operand, targets) if isinstance(operand, Value) else operand for operand in node.operands)
     return Node(node.op, operands, node.epilogue, node.outputs, node.name)

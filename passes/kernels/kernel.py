@@ -19,7 +19,7 @@ class CpuTarget:
     """What kernels must know of the target; nothing in a kernel may depend on the machine that compiles.
 
     Attributes:
-        target: TVM's target as JSON text or string, e.g. ``llvm -mcpu=znver4``.
+        target: TVM's target as JSON text, e.g. ``{"kind": "llvm", "mcpu": "znver4"}``.
         lanes: float32 lanes of a vector register (4 SSE/NEON, 8 AVX2, 16 AVX-512).
         registers: number of vector registers (16 or 32).
         threads: worker threads at run time.
@@ -43,7 +43,9 @@ class Kernel(Protocol):
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
         """The schedules worth measuring: a small, principled set, likeliest first; empty where it does not apply."""
 
-    def pack(self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def pack(
+        self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
         """The constant operand ``index`` as the kernel reads it (packed once, at compile time)."""
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:

@@ -44,7 +44,8 @@ def _in_a_process(model: bytes, given: Mapping[str, _Array], time_limit_s: float
     with tempfile.TemporaryDirectory(prefix="joulec-reference-") as folder:
         files = [Path(folder) / name for name in ("model.onnx", "in.npz", "out.npz")]
         files[0].write_bytes(model)
-        np.savez(files[1], **{f"i{index}": array for index, array in enumerate(given.values())})
+        arrays: dict[str, Any] = {f"i{index}": array for index, array in enumerate(given.values())}
+        np.savez(files[1], **arrays)
         command = [sys.executable, "-m", __name__, *map(str, files)]
         try:
             subprocess.run(command, check=True, timeout=time_limit_s, capture_output=True)
@@ -69,7 +70,8 @@ def _main(model_path: str, inputs_path: str, outputs_path: str) -> None:
     with np.load(inputs_path) as stored:
         given = {name: stored[f"i{index}"] for index, name in enumerate(names)}
     outputs = ReferenceEvaluator(model).run(None, given)
-    np.savez(outputs_path, **{f"o{index}": np.asarray(array) for index, array in enumerate(outputs)})
+    arrays: dict[str, Any] = {f"o{index}": np.asarray(array) for index, array in enumerate(outputs)}
+    np.savez(outputs_path, **arrays)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 from joulec.costdb.cost import CostKey, EnergySource
@@ -36,6 +36,11 @@ class KernelAlgorithm:
     def family(self) -> str:
         """The kernel's name."""
         return self.kernel.name if self.kernel else EXTERNAL if self.external else TVM_OWN
+
+    @property
+    def source(self) -> str:
+        """The module whose source decides what it lowers to."""
+        return type(self.kernel).__module__ if self.kernel else "joulec.passes.relax.emit"
 
     @property
     def name(self) -> str:
@@ -119,7 +124,7 @@ class RelaxBackEnd:
             placement="own",
             algorithm=algorithm.family,
             parameters=",".join(f"{key}={value}" for key, value in algorithm.params),
-            digest=source_digest(algorithm.kernel),
+            digest=source_digest(algorithm.source),
             device=self.device,
             compiler=f"{self.compiler} {self.target.target}",
             energy_source=self.energy_source,
@@ -140,22 +145,20 @@ def _native(spec: NodeSpec, target: CpuTarget) -> list[tuple[Kernel, Params]]:
     return [(kernel, params) for kernel in KERNELS for params in kernel.schedules(spec, target)]
 
 
-@lru_cache(maxsize=None)
-def source_digest(kernel: Kernel | None) -> str:
+@cache
+def source_digest(module: str) -> str:
     """Digest of the source that decides what an algorithm lowers to, so that an edit makes its rows stale.
 
-    It covers the kernel's module and every module of this package that it uses.
+    It covers the module and every module of kernels and of this package that it uses.
     """
-    root = type(kernel).__module__ if kernel is not None else "joulec.passes.relax.emit"
-    pending, seen = [root], set[str]()
+    pending, seen = [module], set[str]()
     digest = hashlib.sha256()
     while pending:
         name = pending.pop()
         if name in seen:
             continue
         seen.add(name)
-        module = sys.modules[name]
-        pending.extend(sorted(_used_modules(module)))
+        pending.extend(sorted(_used_modules(sys.modules[name])))
     for name in sorted(seen):
         digest.update(inspect.getsource(sys.modules[name]).encode())
     return digest.hexdigest()[:16]

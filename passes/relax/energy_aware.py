@@ -69,8 +69,8 @@ class EnergyAwareOptimize:
             )
             self.result = search.run(graph)
         single = not isinstance(module[self.function].ret_ty, relax.TupleType)
-        rest = {variable: function for variable, function in module.functions_items()}
-        base = tvm.IRModule({v: f for v, f in rest.items() if v.name_hint != self.function}, attrs=module.attrs)
+        rest = {v: f for v, f in module.functions_items() if v.name_hint != self.function}
+        base = tvm.IRModule(rest, attrs=module.attrs)
         exporter = Exporter(base, embed=True)
         best = self.result.best
         exporter.add(self.function, best.graph, best.assignment, always_tuple=not single)

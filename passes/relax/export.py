@@ -71,9 +71,7 @@ class Exporter:
     def __post_init__(self) -> None:
         self._builder = relax.BlockBuilder(self.base)
 
-    def add(
-        self, function: str, graph: Graph, assignment: Mapping[Node, Choice], *, always_tuple: bool = True
-    ) -> None:
+    def add(self, function: str, graph: Graph, assignment: Mapping[Node, Choice], *, always_tuple: bool = True) -> None:
         """Export a graph as a function of that name.
 
         Args:

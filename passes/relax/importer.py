@@ -72,7 +72,9 @@ class _Reader:
         for block in self.function.body.blocks:
             for binding in block.bindings:
                 if not isinstance(binding, relax.VarBinding):
-                    raise ImportModuleError(f"{binding} is not a plain binding; run relax.transform.CanonicalizeBindings")
+                    raise ImportModuleError(
+                        f"{binding} is not a plain binding; run relax.transform.CanonicalizeBindings"
+                    )
                 self.known[binding.var] = self._bind(binding.value, binding.var.name)
         result = self._read(self.function.body.body)
         outputs = result if isinstance(result, tuple) else (result,)

@@ -221,4 +221,3 @@ def _better(new: tuple[float, float], old: tuple[float, float]) -> bool:
     if abs(new_excess - old_excess) > _IMPROVEMENT:
         return new_excess < old_excess
     return new_value < old_value - _IMPROVEMENT * abs(old_value)
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Objective:
 
     name: str
     function: Function
-    bounds: Bounds = Bounds()
+    bounds: Bounds = field(default_factory=Bounds)
     linear: Callable[[Totals], tuple[float, float]] | None = None
     monotone: bool = False
     product: bool = False
@@ -59,7 +59,7 @@ class Objective:
 
 
 def as_objective(objective: str | Function | Objective, bounds: Bounds | None = None) -> Objective:
-    """An objective from an expression, a Python function of (totals, origin totals), or an objective.
+    """An objective from an expression, a Python function of (totals, origin totals), or itself.
 
     Raises:
         ObjectiveError: the expression cannot be understood.

@@ -235,6 +235,4 @@ class OuterSearch:
     def _plan(self, state: _State) -> Plan:
         options = self._options(state.graph)
         chosen = tuple(of.choices[pick] for of, pick in zip(options, state.assignment.picks, strict=True))
-        return Plan(
-            state.graph, chosen, state.assignment.totals, state.assignment.optimal, state.applied()
-        )
+        return Plan(state.graph, chosen, state.assignment.totals, state.assignment.optimal, state.applied())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -65,7 +64,7 @@ def _catch(command: Callable[_P, None]) -> Callable[_P, None]:
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary to the user
+        except (Exception, KeyboardInterrupt) as error:  # the boundary to the user
             if os.environ.get("JOULEC_TRACEBACK"):
                 raise
             _fail(error)
@@ -80,7 +79,7 @@ def _fail(error: BaseException) -> None:
         text = "interrupted; what was measured is kept"
     elif code == OUR_ERROR and not type(error).__module__.startswith("joulec."):
         text = f"{type(error).__name__}: {text} (JOULEC_TRACEBACK=1 shows where)"
-    print(f"joulec: error: {text}", file=sys.stderr)
+    typer.echo(f"joulec: error: {text}", err=True)
     raise typer.Exit(code)
 
 
@@ -278,6 +277,52 @@ def profile(
     show_profiling(report)
 
 
+@app.command()
+@_catch
+def run(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A compiled model.", show_default=False)],
+    inputs: Annotated[Path | None, typer.Option(help="Inputs by name (.npz); random ones when left out.")] = None,
+    outputs: Annotated[Path | None, typer.Option(help="Where outputs go (.npz).")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed calls, with --print-time.")] = 20,
+    print_time: Annotated[bool, typer.Option("--print-time", help="Measure the latency.")] = False,
+    power_cap: Annotated[
+        float | None, typer.Option("--power-cap", parser=_quantity("W"), help="Run beneath this power, e.g. 150W.")
+    ] = None,
+    cap_file: Annotated[
+        Path | None, typer.Option(help="File that holds the cap and may change, or a trace t_s,cap_w (.csv).")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Batch-size policy.")] = "paper",
+    cap_margin: Annotated[float, typer.Option(min=0.0, max=1.0, help="Power is kept in [margin·cap, cap].")] = 0.8,
+    latency_slo: Annotated[
+        float | None,
+        typer.Option("--latency-slo", parser=_quantity("s"), help="Slower batch sizes are not used."),
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", parser=_quantity("s"), help="Keep it busy this long, e.g. 20s.")
+    ] = None,
+    meter: Annotated[str | None, typer.Option(help="auto, rapl, nvml, estimate or scripted:FILE.")] = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a compiled model: once, or for a while beneath a power cap.
+
+    Example: joulec run model.joulec --power-cap 150W --duration 20s
+    """
+    from joulec.render import show_run
+    from joulec.running import RunOptions, run_artifact
+
+    options = RunOptions(
+        inputs=inputs, outputs=outputs, repeat=repeat, print_time=print_time, power_cap_w=power_cap,
+        cap_file=cap_file, policy=policy, cap_margin=cap_margin, latency_slo_s=latency_slo, duration_s=duration,
+        meter=meter, threads=threads, seed=seed,
+    )  # fmt: skip
+    report = run_artifact(artifact, options)
+    if as_json:
+        _print_json(report)
+    show_run(report)
+
+
 @database.command("info")
 @_catch
 def database_info(costs: Costs = None, as_json: AsJson = False) -> None:
@@ -325,8 +370,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-    = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options of the command itself."""
 

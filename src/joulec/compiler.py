@@ -85,9 +85,7 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             raise
         compiled.annotate(measured)
         report = {
-            "entries": {
-                str(one.source.batch): entry_json(one.result, measured[one.source.batch]) for one in found
-            },
+            "entries": {str(one.source.batch): entry_json(one.result, measured[one.source.batch]) for one in found},
             "profiling": profiling_json(bench.profiling),
             "verified": verified_json(verified),
         }
@@ -99,11 +97,11 @@ def _build(found: Sequence[Searched], options: CompileOptions, bench: Workbench)
     for one in found:
         exporter.add(_function(one.source.batch), one.result.best.graph, one.result.best.assignment)
     exported = exporter.finish()
-    entries = tuple(
-        _entry(one, point.weights) for one, point in zip(found, exported.entries, strict=True)
-    )
-    objective = options.objective if isinstance(options.objective, str) else getattr(
-        options.objective, "name", getattr(options.objective, "__name__", "function")
+    entries = tuple(_entry(one, point.weights) for one, point in zip(found, exported.entries, strict=True))
+    objective = (
+        options.objective
+        if isinstance(options.objective, str)
+        else getattr(options.objective, "name", getattr(options.objective, "__name__", "function"))
     )
     manifest = Manifest(
         joulec_version=joulec.__version__,
@@ -123,9 +121,7 @@ def _load(exported: Exported, manifest: Manifest, bench: Workbench) -> Model:
     with tempfile.TemporaryDirectory(prefix="joulec-") as folder:
         library = Path(folder) / "library.so"
         build_library(exported.module, bench.target, library)
-        return Model(
-            manifest, library, exported.weights, exported.externals, threads=bench.target.threads
-        )
+        return Model(manifest, library, exported.weights, exported.externals, threads=bench.target.threads)
 
 
 def _function(batch: int) -> str:
@@ -195,9 +191,7 @@ def _variant_runner(
             ),
             exported.entries[0].weights,
         )
-        manifest = Manifest(
-            joulec.__version__, "", "", "", bench.target.threads, "", (entry,), batched=False
-        )
+        manifest = Manifest(joulec.__version__, "", "", "", bench.target.threads, "", (entry,), batched=False)
         with _load(exported, manifest, bench) as model:
             return _runner(model, one)(given)
 

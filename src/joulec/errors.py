@@ -22,6 +22,7 @@ _USER_ERRORS = (
     ("joulec.costdb.store", "CostStoreError"),
     ("joulec.runtime.artifact", "ArtifactError"),
     ("joulec.runtime.inputs", "InputError"),
+    ("joulec.runtime.cap", "CapError"),
     ("joulec.options", "OptionError"),
 )
 

@@ -196,3 +196,77 @@ def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
     for device in devices:
         table.add_row(device["id"], device["kind"], device["name"], ", ".join(device["meters"]), device["note"])
     Console(highlight=False).print(table)
+
+
+def show_run(report: Mapping[str, Any]) -> None:
+    """Print what a run gave."""
+    out = console()
+    for name, tensor in report.get("outputs", {}).items():
+        out.print(f"output {name}: {tensor['dtype']}{tensor['shape']}", markup=False)
+    if "time" in report:
+        time = report["time"]
+        energy = "" if time["energy_j"] is None else f", {show_energy(time['energy_j'])} ({time['energy_source']})"
+        out.print(
+            f"batch {time['batch']}: mean {show_time(time['mean_s'])}, median {show_time(time['median_s'])}, "
+            f"fastest {show_time(time['min_s'])} over {time['calls']} calls{energy}",
+            markup=False,
+        )
+    if "session" in report:
+        _show_session(out, report["session"])
+
+
+_TIMELINE_ROWS = 24
+_BAR = 24
+
+
+def _show_session(out: Console, session: Mapping[str, Any]) -> None:
+    timeline = _coarser(session["timeline"], _TIMELINE_ROWS)
+    fastest = max((row["throughput"] for row in timeline), default=0.0) or 1.0
+    table = Table("time", "batch", "power", "cap", "throughput", "")
+    for row in timeline:
+        table.add_row(
+            f"{row['t_s']:.1f} s",
+            str(row["batch"]),
+            _shown(row["power_w"], lambda watts: f"{watts:.1f} W"),
+            _shown(row["cap_w"], lambda watts: f"{watts:.1f} W"),
+            f"{row['throughput']:.1f} /s",
+            "█" * round(_BAR * row["throughput"] / fastest),
+        )
+    out.print(table)
+    power = _shown(session["power_w"], lambda watts: f"{watts:.1f} W")
+    out.print(
+        f"{session['items']} items in {session['duration_s']:.1f} s: {session['throughput']:.1f} per second, "
+        f"mean power {power} ({session['power_source'] or 'no source'}), "
+        f"p95 latency {_shown(session['latency_p95_s'], show_time)}",
+        markup=False,
+    )
+    out.print(
+        f"batch {session['batch']} at the end: {session['reason']}; {session['violations']} stretches above the cap, "
+        f"{session['above_cap_s']:.2f} s in all",
+        markup=False,
+    )
+    for notice in session["notices"]:
+        out.print(f"note: {notice}", markup=False)
+
+
+def _coarser(timeline: Sequence[Mapping[str, Any]], rows: int) -> list[Mapping[str, Any]]:
+    """At most so many stretches of the timeline; each shows its longest sample's batch and cap, and means."""
+    size = -(-len(timeline) // rows) or 1
+    coarse: list[Mapping[str, Any]] = []
+    for begin in range(0, len(timeline), size):
+        part = timeline[begin : begin + size]
+        longest = max(part, key=lambda sample: sample["seconds"])
+        seconds = sum(sample["seconds"] for sample in part)
+        metered = [sample for sample in part if sample["power_w"] is not None]
+        span = sum(sample["seconds"] for sample in metered)
+        joules = sum(sample["power_w"] * sample["seconds"] for sample in metered)
+        coarse.append(
+            {
+                "t_s": part[0]["t_s"],
+                "batch": longest["batch"],
+                "cap_w": longest["cap_w"],
+                "power_w": joules / span if span else None,
+                "throughput": sum(sample["items"] for sample in part) / seconds if seconds else 0.0,
+            }
+        )
+    return coarse

@@ -51,9 +51,7 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
 
 def objective_of(options: CompileOptions) -> Objective:
     """The objective with its bounds."""
-    return as_objective(
-        options.objective, Bounds(options.max_time_s, options.max_energy_j, options.max_power_w)
-    )
+    return as_objective(options.objective, Bounds(options.max_time_s, options.max_energy_j, options.max_power_w))
 
 
 def search_all(model: Any, options: CompileOptions, bench: Workbench, progress: Progress) -> list[Searched]:

@@ -56,7 +56,8 @@ def read_sources(
     if sizes is not None and (not sizes or sizes[0] < 1):
         raise SourceError(f"batch sizes are whole numbers from 1 on, not {list(batch_sizes or [])}")
     if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
-        return [_from_onnx(model, fuses, size, input_shapes or {}) for size in sizes or [None]]
+        wanted: list[int | None] = [None] if sizes is None else [*sizes]
+        return [_from_onnx(model, fuses, size, input_shapes or {}) for size in wanted]
     if type(model).__name__ == "IRModule":
         return [_from_relax(model, fuses, sizes)]
     raise SourceError(

@@ -47,7 +47,9 @@ class Conv2d(Operator):
         top, left, bottom, right = self.padding
         span_h = height + top + bottom - self.dilation[0] * (kernel_h - 1) - 1
         span_w = width + left + right - self.dilation[1] * (kernel_w - 1) - 1
-        require(span_h >= 0 and span_w >= 0, f"conv2d: the kernel {kernel.shape} is larger than the padded {data.shape}")
+        require(
+            span_h >= 0 and span_w >= 0, f"conv2d: the kernel {kernel.shape} is larger than the padded {data.shape}"
+        )
         shape = (batch, out_channels, span_h // self.strides[0] + 1, span_w // self.strides[1] + 1)
         return (TensorType(shape, data.dtype),)
 

@@ -43,7 +43,9 @@ class LocalResponseNorm(Operator):
     bias: float = 1.0
 
     def infer(self, operands: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        require(len(operands) == 1 and len(operands[0].shape) >= 2, "local_response_norm takes one operand with channels")
+        require(
+            len(operands) == 1 and len(operands[0].shape) >= 2, "local_response_norm takes one operand with channels"
+        )
         return (operands[0],)
 
     def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:

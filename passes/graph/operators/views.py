@@ -57,7 +57,8 @@ class Split(_Movement):
         require(0 <= self.axis < len(data.shape), f"split: axis {self.axis} of {data}")
         require(sum(self.sizes) == data.shape[self.axis], f"split: sizes {self.sizes} do not add up to {data}")
         return tuple(
-            TensorType((*data.shape[: self.axis], size, *data.shape[self.axis + 1 :]), data.dtype) for size in self.sizes
+            TensorType((*data.shape[: self.axis], size, *data.shape[self.axis + 1 :]), data.dtype)
+            for size in self.sizes
         )
 
     @property
@@ -67,9 +68,7 @@ class Split(_Movement):
         return tuple(pairwise(edges))
 
     def evaluate(self, *operands: npt.NDArray[Any]) -> Arrays:
-        return tuple(
-            operands[0][(slice(None),) * self.axis + (slice(begin, end),)] for begin, end in self.bounds
-        )
+        return tuple(operands[0][(slice(None),) * self.axis + (slice(begin, end),)] for begin, end in self.bounds)
 
 
 @dataclass(frozen=True, slots=True)
