@@ -7,7 +7,7 @@ from joulec.passes.graph.operators.matmul import MatMul
 from joulec.passes.graph.operators.normalisation import LocalResponseNorm, Softmax
 from joulec.passes.graph.operators.opaque import Opaque
 from joulec.passes.graph.operators.pooling import AvgPool2d, MaxPool2d
-from joulec.passes.graph.operators.views import Concat, Reshape, Split, Transpose
+from joulec.passes.graph.operators.views import Concat, PlacedConcat, Reshape, Split, Transpose
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,6 +25,7 @@ __all__ = [
     "Opaque",
     "Operator",
     "OperatorError",
+    "PlacedConcat",
     "Reshape",
     "Softmax",
     "Split",

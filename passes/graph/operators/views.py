@@ -45,6 +45,15 @@ class Concat(_Movement):
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedConcat(Concat):
+    """A concat whose producers write into its result, so that nothing is copied; it means what `Concat` means.
+
+    Placement is a property of the edges from the producers. A back end offers it only where each producer can really
+    write its slice, and feeds nothing else.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Split(_Movement):
     """Consecutive slices of the given sizes along a non-negative axis."""
 
