@@ -24,6 +24,23 @@ class Work:
     cache_bytes: float = 0.0
     register_bytes: float = 0.0
 
+    def __add__(self, other: Work) -> Work:
+        """Both, one after the other."""
+        return Work(
+            self.flops + other.flops,
+            self.dram_bytes + other.dram_bytes,
+            self.cache_bytes + other.cache_bytes,
+            self.register_bytes + other.register_bytes,
+        )
+
+    def scaled(self, count: float) -> Work:
+        """``count`` executions."""
+        return Work(self.flops * count, self.dram_bytes * count, self.cache_bytes * count, self.register_bytes * count)
+
+
+NO_WORK = Work(0.0, 0.0)
+"""Nothing, or nothing that is known of."""
+
 
 @dataclass(frozen=True)
 class Candidate:

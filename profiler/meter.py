@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from joulec.costdb.cost import EnergySource
+from joulec.profiler.candidate import NO_WORK, Work
 
 
 class MeterError(RuntimeError):
@@ -56,7 +57,7 @@ class Meter(Protocol):
             MeterError: the sensor cannot be read.
         """
 
-    def end(self, flops: float = 0.0, dram_bytes: float = 0.0, cache_bytes: float = 0.0) -> Reading:
+    def end(self, work: Work = NO_WORK) -> Reading:
         """Close the window; the work done in it is what an estimate rests on, a sensor ignores it.
 
         Raises:

@@ -163,7 +163,7 @@ class Paper:
             workload.run(calls)
             samples.append((clock() - start_s) / calls)
         done = calls * len(samples)
-        reading = meter.end(work.flops * done, work.dram_bytes * done, work.cache_bytes * done)
+        reading = meter.end(work.scaled(done))
         mean_s = statistics.fmean(samples)
         time_s = max(mean_s - overhead_s, _LEAST_S)
         if isinstance(meter, EstimateMeter):
@@ -214,7 +214,7 @@ def _energy_j(
     while done == 0 or clock() - begun_s < meter.window_s:
         workload.run(calls)
         done += calls
-    reading = meter.end(work.flops * done, work.dram_bytes * done, work.cache_bytes * done)
+    reading = meter.end(work.scaled(done))
     if reading.joules is None or reading.seconds <= 0:
         return None
     gross_s = reading.seconds / done

@@ -7,7 +7,7 @@ from joulec.runtime.artifact import Artifact, ArtifactError, check_writable, rea
 from joulec.runtime.cap import CapError
 from joulec.runtime.drive import RunResult, drive
 from joulec.runtime.inputs import InputError
-from joulec.runtime.manifest import Assigned, Budget, Entry, Manifest, TensorInfo, WorkTotals
+from joulec.runtime.manifest import Assigned, Budget, Entry, Manifest, TensorInfo
 from joulec.runtime.model import Model, load
 from joulec.runtime.policy import Decision, PaperPolicy, Policy, Telemetry
 from joulec.runtime.scripted import ScriptedMeter, read_script
@@ -32,7 +32,6 @@ __all__ = [
     "SessionClosed",
     "Telemetry",
     "TensorInfo",
-    "WorkTotals",
     "check_writable",
     "drive",
     "load",

@@ -191,8 +191,7 @@ class Executor:
         calls, mean = len(seconds), (last - start) / len(seconds)
         budget = Budget(mean, "measured")
         if meter:
-            work = self._entries[batch].work
-            reading = meter.end(work.flops * calls, work.dram_bytes * calls, work.cache_bytes * calls)
+            reading = meter.end(self._entries[batch].work.scaled(calls))
             if reading.joules is not None:
                 budget = Budget(mean, "measured", reading.joules / calls, reading.source, reading.power_w)
         return Timing(mean, statistics.median(seconds), min(seconds), calls, budget)

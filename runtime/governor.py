@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import Meter, MeterError, Reading
 from joulec.runtime.cap import PowerCap
 from joulec.runtime.latency import LatencyGuard
-from joulec.runtime.manifest import WorkTotals
 from joulec.runtime.policy import Decision, Policy, Telemetry
 from joulec.runtime.telemetry import BatchChange, Recorder, Sample
 from joulec.runtime.window import BatchAware, Window
@@ -21,6 +21,7 @@ _T = TypeVar("_T")
 
 _IDLE_LIMIT_S = 1.0  # a window in which nothing ran for longer says nothing of a batch
 _LONGEST_PAUSE_S = 1.0
+_HARDLY_ANY = Work(flops=1.0, dram_bytes=0.0)  # an estimate without any work declines to tell
 _FULL = 0.99  # of a meter's window; its clock and ours are read at different moments
 
 
@@ -48,7 +49,7 @@ class Governor:
         self,
         sizes: Sequence[int],
         *,
-        work: Callable[[int], WorkTotals | None],
+        work: Callable[[int], Work | None],
         meter: Meter | None,
         cap: PowerCap | None,
         policy: Policy,
@@ -200,7 +201,7 @@ class Governor:
         """Close the window and let the policy decide; with ``pause``, a pause is read apart and both count as one."""
         self._window = None
         try:
-            reading = meter.end(window.flops, window.dram_bytes, window.cache_bytes)
+            reading = meter.end(window.work)
         except MeterError as error:
             self._lost(error)
             self._record(window, self._clock() - window.start_s, None, cap_w)
@@ -223,7 +224,7 @@ class Governor:
                 still_s = max(owed_s - rest_s, 0.0 if rest_s else meter.window_s)
                 meter.begin()
                 self._pause(still_s)
-                resting = meter.end(flops=1.0)  # an estimate without any work declines to tell
+                resting = meter.end(_HARDLY_ANY)
                 if resting.joules is None or not resting.seconds:
                     break
                 rest_s, rest_j = rest_s + resting.seconds, rest_j + resting.joules
@@ -237,8 +238,7 @@ class Governor:
 
     def _told(self, reading: Reading, meter: Meter, window: Window) -> float | None:
         """Power over the window, None (and said so) where the reading does not tell it."""
-        known = window.flops or window.dram_bytes or window.cache_bytes or meter.source != "estimated"
-        if reading.power_w is None or not known:
+        if reading.power_w is None or (window.work == NO_WORK and meter.source == "estimated"):
             if self.cap is not None:
                 self._unknown(f"the meter {meter.name} cannot tell it without knowing the work that a batch does")
             return None
@@ -312,9 +312,7 @@ class Governor:
         window.busy_by_size[size] = window.busy_by_size.get(size, 0.0) + busy_s
         work = self._work(size)
         if work is not None:
-            window.flops += work.flops
-            window.dram_bytes += work.dram_bytes
-            window.cache_bytes += work.cache_bytes
+            window.work += work
 
     def _record(
         self,

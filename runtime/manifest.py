@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from joulec.costdb.cost import EnergySource, TimeSource
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.runtime.fields import Fields, ManifestError
 
 FORMAT_VERSION = 1
@@ -51,23 +53,9 @@ class TensorInfo:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-@dataclass(frozen=True)
-class WorkTotals:
-    """What one call of an entry does in all: arithmetic operations and bytes moved, summed over its operators."""
-
-    flops: float = 0.0
-    dram_bytes: float = 0.0
-    cache_bytes: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            _require(math.isfinite(value) and value >= 0, f"work.{name} must be a finite number >= 0, not {value}")
-
-    @staticmethod
-    def from_json(data: object, where: str) -> WorkTotals:
-        """Read one back; raises ManifestError."""
-        fields = Fields(data, where)
-        return WorkTotals(fields.number("flops"), fields.number("dram_bytes"), fields.number("cache_bytes"))
+def _work_from_json(data: object, where: str) -> Work:
+    fields = Fields(data, where)
+    return Work(**{field.name: fields.number(field.name) for field in dataclasses.fields(Work)})
 
 
 @dataclass(frozen=True)
@@ -137,7 +125,7 @@ class Entry:
         inputs: what the caller supplies, in the model's order.
         outputs: what the caller receives.
         weights: digests of the weights in the order in which the function takes them.
-        work: what one call does.
+        work: what one call does, summed over its operators; `NO_WORK` where that is not known.
         origin: cost of the original graph with its fastest algorithms.
         predicted: cost that the search expects.
         measured: cost that was seen on the device.
@@ -150,7 +138,7 @@ class Entry:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     weights: tuple[str, ...] = ()
-    work: WorkTotals = WorkTotals()
+    work: Work = NO_WORK
     origin: Budget | None = None
     predicted: Budget | None = None
     measured: Budget | None = None
@@ -163,6 +151,8 @@ class Entry:
         _require(bool(self.outputs), f"the entry of batch {self.batch} has no outputs")
         names = [tensor.name for tensor in self.inputs]
         _require(len(set(names)) == len(names), f"the entry of batch {self.batch} has two inputs of one name: {names}")
+        for name, value in asdict(self.work).items():
+            _require(math.isfinite(value) and value >= 0, f"work.{name} must be a finite number >= 0, not {value}")
 
     @staticmethod
     def from_json(data: object, where: str) -> Entry:
@@ -174,7 +164,7 @@ class Entry:
             inputs=tuple(TensorInfo.from_json(*item) for item in fields.items("inputs")),
             outputs=tuple(TensorInfo.from_json(*item) for item in fields.items("outputs")),
             weights=fields.texts("weights"),
-            work=WorkTotals.from_json(*fields.child("work")),
+            work=_work_from_json(*fields.child("work")),
             origin=Budget.from_json(*fields.child("origin")),
             predicted=Budget.from_json(*fields.child("predicted")),
             measured=Budget.from_json(*fields.child("measured")),

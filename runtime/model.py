@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from joulec.profiler.candidate import Work
 from joulec.profiler.meter import Meter
 from joulec.runtime.artifact import read_artifact, write_artifact
 from joulec.runtime.executor import Executor, Timing, available_cpus
 from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe
-from joulec.runtime.manifest import Budget, Entry, Manifest, WorkTotals
+from joulec.runtime.manifest import Budget, Entry, Manifest
 from joulec.runtime.rows import padded, split, useful
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Model:
             raise ValueError(f"batch size {batch} was not compiled; there are {', '.join(map(str, self._entries))}")
         return self._entries[batch]
 
-    def work(self, batch: int) -> WorkTotals:
+    def work(self, batch: int) -> Work:
         """Arithmetic and bytes of one call of a batch size."""
         return self.entry(batch).work
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from joulec.profiler.candidate import Work
 from joulec.runtime.inputs import InputError, as_array, bind, check_rows
-from joulec.runtime.manifest import WorkTotals
 from joulec.runtime.model import Model
 
 _Array = npt.NDArray[Any]
@@ -35,7 +35,7 @@ class Runner(Protocol):
     def finish(self, outputs: Outputs) -> Any:
         """A request's outputs as its caller gets them."""
 
-    def work(self, size: int) -> WorkTotals | None:
+    def work(self, size: int) -> Work | None:
         """What one batch does; None where that is not known."""
 
 
@@ -86,7 +86,7 @@ class ModelRunner:
             outputs = tuple(output[0] for output in outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def work(self, size: int) -> WorkTotals | None:
+    def work(self, size: int) -> Work | None:
         return self._model.manifest.entries[0].work if not self._model.batched else self._model.work(size)
 
 
@@ -99,7 +99,7 @@ class CallableRunner:
         self,
         function: Callable[..., Any],
         sizes: Sequence[int] | None,
-        work: Callable[[int], WorkTotals] | None,
+        work: Callable[[int], Work] | None,
     ) -> None:
         if not callable(function):
             raise TypeError(f"a session needs a joulec model or a callable, not a {type(function).__name__}")
@@ -131,5 +131,5 @@ class CallableRunner:
     def finish(self, outputs: Outputs) -> Any:
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def work(self, size: int) -> WorkTotals | None:
+    def work(self, size: int) -> Work | None:
         return None if self._work is None else self._work(size)

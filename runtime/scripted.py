@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from joulec.costdb.cost import EnergySource
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import MeterError, Reading
 
 
@@ -75,7 +76,7 @@ class ScriptedMeter:
         self._start = self._since = self._clock()
         self._joules = 0.0
 
-    def end(self, flops: float = 0.0, dram_bytes: float = 0.0, cache_bytes: float = 0.0) -> Reading:
+    def end(self, work: Work = NO_WORK) -> Reading:
         """Close the window.
 
         Raises:

@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from joulec.profiler.candidate import Work
 from joulec.profiler.meter import Meter
 from joulec.profiler.meters.choose import choose_meter
 from joulec.runtime.cap import CapSource, PowerCap
 from joulec.runtime.governor import Governor
 from joulec.runtime.inputs import InputError
 from joulec.runtime.latency import LatencyGuard
-from joulec.runtime.manifest import WorkTotals
 from joulec.runtime.model import Model
 from joulec.runtime.policy import Decision, Policy, make_policy
 from joulec.runtime.queue import Part, QueueClosed, RequestQueue
@@ -76,7 +76,7 @@ class Session:
         latency_slo_s: float | None = None,
         batch_sizes: Sequence[int] | None = None,
         max_wait_s: float = 0.002,
-        work: Callable[[int], WorkTotals] | None = None,
+        work: Callable[[int], Work] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
     ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from joulec.profiler.candidate import NO_WORK, Work
+
 _IDLE_SHARE = 0.1
 _MAIN_SHARE = 0.75
 
@@ -27,9 +29,7 @@ class Window:
     busy_by_size: dict[int, float] = field(default_factory=dict)
     idle_s: float = 0.0
     pause_s: float = 0.0
-    flops: float = 0.0
-    dram_bytes: float = 0.0
-    cache_bytes: float = 0.0
+    work: Work = NO_WORK
 
     @property
     def busy_s(self) -> float:

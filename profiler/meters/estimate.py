@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from joulec.costdb.cost import EnergySource
-from joulec.profiler.candidate import Work
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import MeterError, Reading
 
 CONSTANTS_FILE = Path(__file__).parent.parent / "energy_constants.toml"
@@ -105,9 +105,7 @@ class EstimateMeter:
         """Open a window."""
         self._start_s = self._clock()
 
-    def end(
-        self, flops: float = 0.0, dram_bytes: float = 0.0, cache_bytes: float = 0.0, register_bytes: float = 0.0
-    ) -> Reading:
+    def end(self, work: Work = NO_WORK) -> Reading:
         """Close the window. Without any work the static part alone is known, so ``joules`` is None.
 
         Raises:
@@ -116,9 +114,8 @@ class EstimateMeter:
         if self._start_s is None:
             raise MeterError("end() without begin(): the estimate meter has no window open")
         seconds, self._start_s = self._clock() - self._start_s, None
-        work = Work(flops, dram_bytes, cache_bytes, register_bytes)
-        known = any((flops, dram_bytes, cache_bytes, register_bytes))
-        return Reading(seconds, estimate_energy_j(work, seconds, self.constants) if known else None, self.source)
+        joules = None if work == NO_WORK else estimate_energy_j(work, seconds, self.constants)
+        return Reading(seconds, joules, self.source)
 
     def close(self) -> None:
         """Nothing to release."""

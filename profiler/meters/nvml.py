@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pynvml
 
 from joulec.costdb.cost import EnergySource
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import MeterError, Reading
 
 _COUNTER_WINDOW_S = 0.5
@@ -187,7 +188,7 @@ class NvmlMeter:
         else:
             self._sampler = _PowerSampler(self._power_w, self._clock)
 
-    def end(self, flops: float = 0.0, dram_bytes: float = 0.0, cache_bytes: float = 0.0) -> Reading:
+    def end(self, work: Work = NO_WORK) -> Reading:
         """Close the window; the work is ignored.
 
         Raises:

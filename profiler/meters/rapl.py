@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulec.costdb.cost import EnergySource
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import MeterError, Reading
 
 POWERCAP_ROOT = Path("/sys/class/powercap")
@@ -130,7 +131,7 @@ class RaplMeter:
         counters = tuple(domain.read_uj() for domain in self.domains)
         self._start = (self._clock(), counters)
 
-    def end(self, flops: float = 0.0, dram_bytes: float = 0.0, cache_bytes: float = 0.0) -> Reading:
+    def end(self, work: Work = NO_WORK) -> Reading:
         """Close the window; the work is ignored.
 
         Raises:

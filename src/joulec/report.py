@@ -9,8 +9,8 @@ from joulec.passes.graph import Graph
 from joulec.passes.relax.workbench import ProfilingTotals
 from joulec.passes.search.outer import Plan, SearchResult
 from joulec.passes.verification import Verified
-from joulec.profiler.candidate import Work
-from joulec.runtime.manifest import Assigned, Budget, WorkTotals
+from joulec.profiler.candidate import NO_WORK, Work
+from joulec.runtime.manifest import Assigned, Budget
 
 
 def plan_budget(plan: Plan) -> Budget:
@@ -39,14 +39,9 @@ def plan_assignment(plan: Plan) -> tuple[Assigned, ...]:
     )
 
 
-def plan_work(plan: Plan) -> WorkTotals:
+def plan_work(plan: Plan) -> Work:
     """What one call of the plan does, as its algorithms state it."""
-    works: list[Work] = [choice.algorithm.work(node.spec) for node, choice in plan.assignment.items()]
-    return WorkTotals(
-        sum(work.flops for work in works),
-        sum(work.dram_bytes for work in works),
-        sum(work.cache_bytes for work in works),
-    )
+    return sum((choice.algorithm.work(node.spec) for node, choice in plan.assignment.items()), NO_WORK)
 
 
 def describe_graph(graph: Graph) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import shutil
 import meter_contract
 import pytest
 
-from joulec.profiler.candidate import Work
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import MeterError
 from joulec.profiler.meters import (
     EnergyConstants,
@@ -47,7 +47,7 @@ class EstimateRig(meter_contract.Rig):
 
     def spend(self, seconds, joules):
         self.now_s += seconds
-        return {"flops": joules}
+        return Work(joules, 0.0)
 
 
 class RaplRig(meter_contract.Rig):
@@ -72,7 +72,7 @@ class RaplRig(meter_contract.Rig):
         for folder in self.folders:
             self.counters[folder] = (self.counters[folder] + round(joules / 4 * 1e6)) % (self.range_uj + 1)
             self.powercap.set(folder, self.counters[folder])
-        return {}
+        return NO_WORK
 
 
 @pytest.mark.parametrize("check", meter_contract.CHECKS, ids=lambda check: check.__name__)
@@ -171,7 +171,7 @@ def test_the_meter_agrees_with_the_function():
     work = Work(1e6, 2e6, 3e6, 4e6)
     meter = EstimateMeter(constants, iter((1.0, 1.5)).__next__)
     meter.begin()
-    reading = meter.end(work.flops, work.dram_bytes, work.cache_bytes, work.register_bytes)
+    reading = meter.end(work)
     assert reading.joules == pytest.approx(estimate_energy_j(work, 0.5, constants))
 
 
@@ -291,4 +291,4 @@ def test_the_factory_opens_the_same_meter_in_another_process(powercap, name):
     copy = pickle.loads(pickle.dumps(chosen.factory))()
     assert (copy.name, copy.source) == (chosen.meter.name, chosen.meter.source)
     copy.begin()
-    assert copy.end(flops=1.0).joules >= 0
+    assert copy.end(Work(1.0, 0.0)).joules >= 0

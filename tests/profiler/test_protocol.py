@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from joulec.profiler.candidate import Work
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import Reading
 from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter, estimate_energy_j
 from joulec.profiler.protocol import PROTOCOLS, Adaptive, Paper, summarise
@@ -52,14 +52,19 @@ class VirtualSensor:
     def begin(self):
         self.start = (self.workload.now_s, self.workload.calls)
 
-    def end(self, flops=0.0, dram_bytes=0.0, cache_bytes=0.0):
+    def end(self, work=NO_WORK):
         seconds = self.workload.now_s - self.start[0]
-        self.windows.append((seconds, self.workload.calls - self.start[1], flops))
+        self.windows.append((seconds, self.workload.calls - self.start[1], work))
         return Reading(seconds, seconds * self.power_w, "rapl")
 
 
 def _measure(protocol, workload, meter=None):
     return protocol.measure(workload, meter or EstimateMeter(CONSTANTS), WORK, workload.clock)
+
+
+def test_work_adds_up():
+    assert WORK.scaled(3) == WORK + WORK + WORK == sum([WORK] * 3, NO_WORK)
+    assert WORK.scaled(2) == Work(2e6, 2e3, 2e2, 20)
 
 
 def test_a_steady_kernel_costs_its_time_and_ends_quickly():
@@ -154,9 +159,9 @@ def test_the_energy_window_is_the_sensors_own():
     workload = VirtualWorkload(lambda n: 100e-6)
     sensor = VirtualSensor(workload, 50.0, window_s=0.5)
     cost = _measure(Adaptive(), workload, sensor)
-    ((seconds, calls, flops),) = sensor.windows
+    ((seconds, calls, work),) = sensor.windows
     assert 0.5 <= seconds <= 0.6
-    assert flops == pytest.approx(1e6 * calls)
+    assert work == WORK.scaled(calls)
     assert cost.energy_source == "rapl"
     assert cost.energy_j == pytest.approx(50.0 * 100e-6)
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from runtime_support import manifest
 
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import MeterError, Reading
-from joulec.runtime import CapError, InputError, Model, ScriptedMeter, Session, SessionClosed, WorkTotals
+from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter, estimate_energy_j
+from joulec.runtime import CapError, InputError, Model, ScriptedMeter, Session, SessionClosed
 from joulec.runtime.queue import QueueClosed
 
 WATTS = {1: 40.0, 2: 50.0, 4: 65.0, 8: 95.0, 16: 140.0}
@@ -330,11 +332,11 @@ class Failing(ScriptedMeter):
         super().__init__(WATTS, clock=clock)
         self.good = good
 
-    def end(self, *work: float) -> Reading:
+    def end(self, work: Work = NO_WORK) -> Reading:
         self.good -= 1
         if self.good < 0:
             raise MeterError("the sensor is gone")
-        return super().end(*work)
+        return super().end(work)
 
 
 @pytest.mark.parametrize("good", [0, 35])
@@ -360,9 +362,9 @@ class Telling(ScriptedMeter):
 
     source = "estimated"
 
-    def end(self, flops: float = 0.0, dram_bytes: float = 0.0, cache_bytes: float = 0.0) -> Reading:
+    def end(self, work: Work = NO_WORK) -> Reading:
         reading = super().end()
-        return reading if flops else replace(reading, joules=None)
+        return replace(reading, joules=None) if work == NO_WORK else reading
 
 
 def test_an_estimate_needs_the_work(clock):
@@ -372,10 +374,23 @@ def test_an_estimate_needs_the_work(clock):
     assert len(session.notices) == 1
     assert "without knowing the work" in session.notices[0]
     meter = Telling(WATTS, clock=clock)
-    with fake_session(clock, meter=meter, power_cap_w=100.0, work=lambda n: WorkTotals(1e9 * n)) as session:
+    with fake_session(clock, meter=meter, power_cap_w=100.0, work=lambda n: Work(1e9 * n, 0.0)) as session:
         feed(session, 40)
         assert session.batch_size == 8
     assert session.timeline[-1].power_source == "estimated"
+
+
+def test_estimated_joules_are_the_sum_over_the_batches(clock):
+    """Every kind of byte counts, as it does when the operators are priced one by one."""
+    constants = EnergyConstants("test", 10.0, 1e-9, 2e-9, 3e-9, 4e-9)
+    one = Work(1e6, 2e6, 3e6, 4e6)
+    meter = EstimateMeter(constants, clock)
+    with fake_session(clock, meter=meter, work=one.scaled) as session:
+        feed(session, 10)
+    totals = session.totals
+    assert totals.energy_j == pytest.approx(
+        estimate_energy_j(one.scaled(16 * totals.batches), totals.seconds, constants)
+    )
 
 
 def test_short_batches_are_read_together(clock):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from joulec.profiler.candidate import NO_WORK
 from joulec.profiler.meter import MeterError, Reading
 from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter
 
@@ -39,7 +40,7 @@ class CountingMeter:
     def begin(self):
         self.start_s = time.perf_counter()
 
-    def end(self, flops=0.0, dram_bytes=0.0, cache_bytes=0.0):
+    def end(self, work=NO_WORK):
         if self.fails:
             raise MeterError("the sensor stopped: reboot")
         seconds = time.perf_counter() - self.start_s

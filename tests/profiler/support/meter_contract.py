@@ -25,7 +25,7 @@ class Rig:
         raise NotImplementedError
 
     def spend(self, seconds, joules):
-        """Let time pass and energy flow; returns what ``end`` is to be told of it."""
+        """Let time pass and energy flow; returns the `Work` that ``end`` is to be told of."""
         raise NotImplementedError
 
 
@@ -52,7 +52,7 @@ def says_what_it_is(rig):
 def measures_a_window(rig):
     meter = rig.make()
     meter.begin()
-    reading = meter.end(**rig.spend(0.2, 5.0))
+    reading = meter.end(rig.spend(0.2, 5.0))
     assert isinstance(reading, Reading)
     assert reading.source == meter.source
     assert _close(reading.seconds, 0.2), reading
@@ -65,7 +65,7 @@ def windows_are_independent(rig):
     meter = rig.make()
     for joules in (8.0, 2.0):
         meter.begin()
-        reading = meter.end(**rig.spend(0.2, joules))
+        reading = meter.end(rig.spend(0.2, joules))
         rig.spend(0.1, 30.0)
         rig.spend(0.0, 0.0)
         assert _close(reading.joules, joules), reading
@@ -77,7 +77,7 @@ def beginning_again_drops_the_open_window(rig):
     rig.spend(0.1, 40.0)
     rig.spend(0.0, 0.0)
     meter.begin()
-    reading = meter.end(**rig.spend(0.2, 2.0))
+    reading = meter.end(rig.spend(0.2, 2.0))
     assert _close(reading.seconds, 0.2), reading
     assert _close(reading.joules, 2.0), reading
 
@@ -114,8 +114,8 @@ def two_meters_live_side_by_side(rig):
     rig.spend(0.0, 0.0)
     second.begin()
     spent = rig.spend(0.2, 5.0)
-    assert _close(second.end(**spent).joules, 5.0)
-    assert _close(first.end(**spent).seconds, 0.3)
+    assert _close(second.end(spent).joules, 5.0)
+    assert _close(first.end(spent).seconds, 0.3)
     first.close()
     second.close()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from meter_contract import Rig, run_contract
 
+from joulec.profiler.candidate import NO_WORK
 from joulec.profiler.device import devices
 from joulec.profiler.gpu import local_gpu
 from joulec.profiler.meter import MeterError
@@ -69,7 +70,7 @@ class CounterRig(Rig):
         self.now_s += seconds
         self.mj += round(joules * 1000)
         script(energy=self.mj)
-        return {}
+        return NO_WORK
 
 
 class SampledRig(Rig):
@@ -98,7 +99,7 @@ class SampledRig(Rig):
             assert time.monotonic() < deadline, "a sampling thread stands still"
             time.sleep(0.005)
         self.now_s += seconds
-        return {}
+        return NO_WORK
 
 
 def contract_counter():

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from joulec.runtime import Budget, Entry, Manifest, TensorInfo, WorkTotals
+from joulec.profiler.candidate import Work
+from joulec.runtime import Budget, Entry, Manifest, TensorInfo
 
 
 class FakeClock:
@@ -31,7 +32,7 @@ def entry(batch: int, **changes: object) -> Entry:
         "inputs": (TensorInfo("x", (batch, 8)),),
         "outputs": (TensorInfo("y", (batch, 16)),),
         "weights": ("w0",),
-        "work": WorkTotals(2.0 * batch * 8 * 16, 1024.0 * batch, 0.0),
+        "work": Work(2.0 * batch * 8 * 16, 1024.0 * batch, 0.0, 64.0 * batch),
         "predicted": Budget(1e-3 * batch, "estimated", 2e-3 * batch, "estimated", 2.0),
     }
     return Entry(**{**fields, **changes})
