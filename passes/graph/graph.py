@@ -131,6 +131,25 @@ class Graph:
         readers = self.consumers.get(value, ())
         return readers[0] if len(readers) == 1 and value not in self.outputs else None
 
+    def patched(
+        self, removed: Iterable[Node], added: Iterable[Node], outputs: tuple[Value, ...] | None = None
+    ) -> Graph:
+        """The graph with nodes exchanged for others; the caller vouches that the result is whole and live."""
+        producers = dict(self.producers)
+        gone = set(removed)
+        for node in gone:
+            for value in node.outputs:
+                producers.pop(value, None)
+        fresh = tuple(added)
+        for node in fresh:
+            for value in node.outputs:
+                producers[value] = node
+        effects = self.effects
+        if any(effect in gone for effect in effects):
+            renewed = {node.outputs: node for node in fresh}
+            effects = tuple(renewed.get(effect.outputs, effect) if effect in gone else effect for effect in effects)
+        return replace(self, producers=producers, effects=effects, outputs=self.outputs if outputs is None else outputs)
+
     def apply(self, rewrite: Rewrite) -> Graph:
         """The graph after a rewrite, without what it left unused.
 

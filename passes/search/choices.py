@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from joulec.costdb.cost import Cost
 from joulec.passes.backend import Algorithm
 from joulec.passes.graph import NodeSpec
+from joulec.passes.search.hull import Hull
 
 
 class CostingError(RuntimeError):
@@ -36,24 +38,37 @@ class Choice:
 
 
 class Options:
-    """All choices of one spec, as arrays too; nodes of equal spec share one."""
+    """All choices of one spec, as arrays too; nodes of equal spec share one, which is known by its identity."""
 
     def __init__(self, choices: Sequence[Choice]) -> None:
         self.choices = tuple(choices)
         self.times = np.array([choice.time_s for choice in choices])
         self.energies = np.array([choice.energy_j for choice in choices])
-        self._cheapest: dict[tuple[float, float], int] = {}
+        self._cheapest: dict[tuple[float, float], tuple[int, tuple[float, float]]] = {}
 
     def __len__(self) -> int:
         return len(self.choices)
 
     def cheapest(self, time_weight: float, energy_weight: float) -> int:
         """Index of the least weighted sum of seconds and joules; a weight of 0 leaves its term out."""
+        return self._find(time_weight, energy_weight)[0]
+
+    def cheapest_point(self, time_weight: float, energy_weight: float) -> tuple[float, float]:
+        """(seconds, joules) of the least weighted sum."""
+        return self._find(time_weight, energy_weight)[1]
+
+    def _find(self, time_weight: float, energy_weight: float) -> tuple[int, tuple[float, float]]:
         weights = (time_weight, energy_weight)
         if weights not in self._cheapest:
             terms = [w * part for w, part in zip(weights, (self.times, self.energies), strict=True) if w != 0]
-            self._cheapest[weights] = int(np.argmin(sum(terms))) if terms else 0
+            index = int(np.argmin(sum(terms))) if terms else 0
+            self._cheapest[weights] = index, (float(self.times[index]), float(self.energies[index]))
         return self._cheapest[weights]
+
+    @cached_property
+    def hull(self) -> Hull:
+        """The whole lower hull of the choices."""
+        return Hull.of(self.times, self.energies)
 
 
 class CostSource(Protocol):
@@ -67,6 +82,9 @@ class CostSource(Protocol):
 
         The spec was prepared before.
         """
+
+    def knows(self, spec: NodeSpec) -> bool:
+        """Whether the spec was prepared, so that asking for it measures nothing."""
 
     def lower_bound(self, spec: NodeSpec) -> tuple[float, float]:
         """Seconds and joules below which no algorithm of the spec can fall, known without measuring."""

@@ -102,6 +102,10 @@ class MeasuredCosts:
         for spec, choices in found.items():
             self._options[spec] = Options(choices)
 
+    def knows(self, spec: NodeSpec) -> bool:
+        """Whether the spec was prepared."""
+        return spec in self._options
+
     def options(self, spec: NodeSpec) -> Options:
         """Algorithms of a prepared spec with known cost."""
         return self._options[spec]
@@ -194,6 +198,10 @@ class RooflineCosts:
             cost = Cost(seconds, self.energy_model(work, seconds), "estimated", "estimated")
             choices.append(Choice(algorithm, cost))
         return choices
+
+    def knows(self, spec: NodeSpec) -> bool:
+        """Whether the spec was prepared."""
+        return spec in self._options
 
     def options(self, spec: NodeSpec) -> Options:
         """Algorithms of a prepared spec with their estimate."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from joulec.passes.search.choices import Options
+from joulec.passes.search.hull import sums
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.totals import GraphFigures, Totals
 
@@ -123,29 +124,15 @@ class _Problem:
             picks = self.separable(-power, 1.0)
 
     def best_on_hull(self) -> Picks:
-        """The best vertex of the lower convex hull of all (time, energy) sums.
-
-        Every vertex minimises some weighted sum, so all are met by starting at the fastest assignment and taking the
-        nodes' own hull edges in the order of joules saved per second lost.
-        """
-        hulls = [_lower_hull(options.times, options.energies) for options in self.options]
-        edges = [
-            (float((of.energies[b] - of.energies[a]) / (of.times[b] - of.times[a])), node, b)
-            for node, of in enumerate(self.options)
-            for a, b in pairwise(hulls[node])
-        ]
-        edges.sort()
-        picks = [hull[0] for hull in hulls]
-        start = self.assignment(tuple(picks), optimal=False).totals
-        steps_s, steps_j, moving = [0.0], [0.0], list(picks)
-        for _, node, pick in edges:
-            of = self.options[node]
-            steps_s.append(float(of.times[pick] - of.times[moving[node]]))
-            steps_j.append(float(of.energies[pick] - of.energies[moving[node]]))
-            moving[node] = pick
-        best = self._least(start.time_s + np.cumsum(steps_s), start.energy_j + np.cumsum(steps_j))
-        for _, node, pick in edges[:best]:
-            picks[node] = pick
+        """The best vertex of the lower convex hull of all (time, energy) sums (see `hull.sums`)."""
+        hulls = [options.hull for options in self.options]
+        edges = sorted(
+            (slope, node, index + 1) for node, hull in enumerate(hulls) for index, slope in enumerate(hull.slopes)
+        )
+        best = self._least(*sums((hull, 1) for hull in hulls))
+        picks = [hull.indices[0] for hull in hulls]
+        for _, node, corner in edges[:best]:
+            picks[node] = hulls[node].indices[corner]
         return tuple(picks)
 
     def neighbourhood(self, picks: Picks, distance: int) -> Assignment:
@@ -195,24 +182,6 @@ class _Problem:
         excess = np.broadcast_to(np.asarray(self.objective.bounds.excess(totals), dtype=float), time_s.shape)
         value = np.broadcast_to(np.asarray(self.objective.value(totals, self.origin), dtype=float), time_s.shape)
         return int(np.lexsort((value, excess))[0])
-
-
-def _lower_hull(times: _Floats, joules: _Floats) -> list[int]:
-    """Indices on the lower left hull of the points, from the fastest to the one of least energy."""
-    hull: list[int] = []
-    for point in np.lexsort((joules, times)).tolist():
-        if hull and joules[point] >= joules[hull[-1]]:
-            continue
-        while len(hull) >= 2:
-            a, b = hull[-2], hull[-1]
-            turn = (times[b] - times[a]) * (joules[point] - joules[a]) - (joules[b] - joules[a]) * (
-                times[point] - times[a]
-            )
-            if turn > 0:
-                break
-            hull.pop()
-        hull.append(point)
-    return hull
 
 
 def _better(new: tuple[float, float], old: tuple[float, float]) -> bool:

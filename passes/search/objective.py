@@ -31,6 +31,7 @@ class Objective:
         monotone: it never falls when time or energy grows.
         product: it is c · time^a · energy^b with a, b ≥ 0, whose minimum lies on the lower hull of (time, energy).
         uses_energy: whether joules are needed at all.
+        uses_figures: whether FLOPs, bytes, memory or kernels count.
         vectorised: whether the function takes arrays.
     """
 
@@ -41,6 +42,7 @@ class Objective:
     monotone: bool = False
     product: bool = False
     uses_energy: bool = True
+    uses_figures: bool = False
     vectorised: bool = True
 
     def value(self, totals: Totals, origin: Totals) -> Any:
@@ -70,7 +72,7 @@ def as_objective(objective: str | Function | Objective, bounds: Bounds | None = 
         if not callable(objective):
             raise ObjectiveError(f"an objective is an expression or a function, not {type(objective).__name__}")
         name = getattr(objective, "__name__", "function")
-        objective = Objective(name, objective, vectorised=False)
+        objective = Objective(name, objective, uses_figures=True, vectorised=False)
     return objective if bounds is None else objective.within(bounds)
 
 
@@ -116,7 +118,7 @@ _HELP = f"an expression of {', '.join(_VARIABLES)}, numbers, + - * / ** and pare
 def parse_objective(text: str) -> Objective:
     """Parse an expression such as ``0.3*energy + 0.7*time``; nothing of it is run as code.
 
-    ``time``, ``energy`` and ``power`` are ratios to the original graph; ``time_s``, ``energy_j`` and ``power_w`` are SI.
+    ``time``, ``energy`` and ``power`` are ratios to the original graph; ``time_s``, ``energy_j``, ``power_w`` SI.
 
     Raises:
         ObjectiveError: it is no such expression.
@@ -146,6 +148,7 @@ def parse_objective(text: str) -> Objective:
         monotone=_monotone(tree),
         product=_product(tree),
         uses_energy=bool(names & {"energy", "energy_j", "power", "power_w"}),
+        uses_figures=bool(names & {"flops", "bytes", "peak_memory_bytes", "kernels"}),
     )
 
 

@@ -6,15 +6,21 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from joulec.passes.graph import Graph, Node
-from joulec.passes.rules import Rule, substitutions
+from joulec.passes.rules import Rule
 from joulec.passes.search.choices import Choice, CostingError, CostSource, Options
 from joulec.passes.search.inner import Assignment, InnerSearch, Mode
+from joulec.passes.search.moves import Move, MoveFinder, Moves
 from joulec.passes.search.objective import Objective
+from joulec.passes.search.pricing import Price, make_pricer
 from joulec.passes.search.totals import GraphFigures, Totals
+
+_KEYS = (1 << 128) - 1
+_FINALISTS = 8
+_SMALL = 4096
 
 
 @dataclass(frozen=True)
@@ -99,24 +105,36 @@ class SearchResult:
         return tuple(sorted(Counter(rule for rule, _ in self.best.applied).items()))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _State:
-    graph: Graph
-    figures: GraphFigures
-    assignment: Assignment
+    """A graph that was priced; it is built only when it is expanded or wins."""
+
+    key: int
+    price: Price
     parent: _State | None = None
-    rule: str = ""
+    move: Move | None = None
+    graph: Graph | None = None
+    moves: Moves | None = None
 
     @property
     def order(self) -> tuple[float, float, int]:
         """Bounds first, then cost; ties by the graph's hash."""
-        return (*self.assignment.rank, self.graph.key)
+        return (*self.price.rank, self.key)
+
+    def built(self) -> Graph:
+        """The graph."""
+        if self.graph is None:
+            assert self.parent is not None
+            assert self.move is not None
+            self.graph = self.parent.built().patched(self.move.removed, self.move.added, self.move.outputs)
+        return self.graph
 
     def applied(self) -> tuple[tuple[str, Graph], ...]:
+        """The way from the original graph."""
         steps: list[tuple[str, Graph]] = []
-        state: _State | None = self
-        while state is not None and state.parent is not None:
-            steps.append((state.rule, state.graph))
+        state = self
+        while state.parent is not None and state.move is not None:
+            steps.append((state.move.rule, state.built()))
             state = state.parent
         return tuple(reversed(steps))
 
@@ -155,84 +173,132 @@ class OuterSearch:
         for node in graph.nodes:
             if not len(self.costs.options(node.spec)):
                 raise CostingError(f"no algorithm with a known cost computes {node}")
+        options = self._options(graph.nodes)
         figures = GraphFigures.of(graph)
-        fastest = InnerSearch(self.objective, Totals(1.0, 1.0), "none").solve(self._options(graph), figures)
-        origin = fastest.totals
-        inner = InnerSearch(self.objective, origin, self.options.inner, self.options.distance)
-        start = _State(graph, figures, inner.solve(self._options(graph), figures))
-        best = self._explore(start, inner, began)
+        fastest = InnerSearch(self.objective, Totals(1.0, 1.0), "none").solve(options, figures)
+        self._inner = InnerSearch(self.objective, fastest.totals, self.options.inner, self.options.distance)
+        small = math.prod(min(len(of), _SMALL) for of in options) <= _SMALL
+        self._pricer = make_pricer(self.objective, fastest.totals, self.options.inner, exactly=small)
+        start = _State(graph.key, self._whole_price(graph), graph=graph)
+        state, assignment = self._winner(self._explore(start, began))
         self.statistics.seconds = self.clock() - began
         return SearchResult(
-            self._plan(_State(graph, figures, fastest)),
-            self._plan(best),
-            self.statistics,
-            best.assignment.excess == 0.0,
+            self._plan(start, fastest), self._plan(state, assignment), self.statistics, assignment.excess == 0.0
         )
 
-    def _explore(self, start: _State, inner: InnerSearch, began: float) -> _State:
+    def _explore(self, start: _State, began: float) -> list[_State]:
+        """Algorithm 1.
+
+        Returns:
+            The best graphs, best first.
+        """
+        finder = MoveFinder(self.rules, self.tidy)
         best = start
-        seen = {start.graph.key}
+        finalists = [start]
+        seen = {start.key}
         queue = [(start.order, start)]
         limit = self.options.time_limit_s
         while queue and self.statistics.expanded < self.options.budget:
             if limit is not None and self.clock() - began >= limit:
                 self.statistics.cut = True
                 break
-            _, state = heapq.heappop(queue)
+            state = heapq.heappop(queue)[1]
             self.statistics.expanded += 1
-            fresh = [(rule, graph) for rule, graph in self._neighbours(state.graph) if self._is_new(graph, seen)]
-            hopeful = [(rule, graph) for rule, graph in fresh if self._may_win(graph, best, inner)]
-            self.costs.prepare({node.spec for _, graph in hopeful for node in graph.nodes})
-            for rule, graph in hopeful:
-                options = self._options(graph)
-                if not all(map(len, options)):
-                    self.statistics.inadmissible += 1
-                    continue
-                figures = GraphFigures.of(graph)
-                found = _State(graph, figures, inner.solve(options, figures), state, rule.name)
-                if found.assignment.rank < best.assignment.rank:
+            state.moves = self._moves(finder, state)
+            for found in self._children(state, best, seen):
+                if found.price.rank < best.price.rank:
                     best = found
-                if self._keeps(found.assignment, best.assignment):
+                if self._keeps(found.price, best.price):
                     heapq.heappush(queue, (found.order, found))
-            self.on_progress(self.statistics, best.assignment.value)
+                    finalists.append(found)
+            if len(finalists) > 64 * _FINALISTS:
+                finalists = heapq.nsmallest(_FINALISTS, finalists, key=lambda one: one.order)
+            self.on_progress(self.statistics, best.price.rank[1])
         self.statistics.exhausted = not queue
-        return best
+        return heapq.nsmallest(_FINALISTS, finalists, key=lambda one: one.order)
 
-    def _neighbours(self, graph: Graph) -> Iterator[tuple[Rule, Graph]]:
-        for rule, match in substitutions(graph, self.rules):
-            self.statistics.generated += 1
-            yield rule, self.tidy(graph.apply(rule.rewrite(graph, match)))
+    def _moves(self, finder: MoveFinder, state: _State) -> Moves:
+        graph = state.built()
+        if state.parent is None or state.move is None or state.parent.moves is None:
+            return finder.all(graph)
+        return finder.after(graph, state.move, state.parent.moves)
 
-    def _is_new(self, graph: Graph, seen: set[int]) -> bool:
-        if graph.key in seen:
-            self.statistics.duplicates += 1
-            return False
-        seen.add(graph.key)
-        return True
+    def _children(self, state: _State, best: _State, seen: set[int]) -> list[_State]:
+        """The graphs one substitution away that are new, may win and can be priced."""
+        assert state.moves is not None
+        fresh = []
+        for node in state.built().nodes:
+            for move in state.moves.get(node, ()):
+                self.statistics.generated += 1
+                key = (state.key + move.key_shift) & _KEYS
+                if key in seen:
+                    self.statistics.duplicates += 1
+                    continue
+                seen.add(key)
+                fresh.append((key, move))
+        hopeful = [(key, move) for key, move in fresh if self._may_win(state, move, best)]
+        self.costs.prepare({node.spec for _, move in hopeful for node in move.added})
+        found = []
+        for key, move in hopeful:
+            added = self._options(move.added)
+            if not all(map(len, added)):
+                self.statistics.inadmissible += 1
+                continue
+            child = _State(key, state.price, state, move)
+            child.price = self._price(child, move, added)
+            found.append(child)
+        return found
 
-    def _keeps(self, found: Assignment, best: Assignment) -> bool:
+    def _price(self, child: _State, move: Move, added: Sequence[Options]) -> Price:
+        if self._pricer is None:
+            return self._whole_price(child.built())
+        return self._pricer.after(child.price, self._options(move.removed), added)
+
+    def _whole_price(self, graph: Graph) -> Price:
+        options = self._options(graph.nodes)
+        if self._pricer is not None:
+            return self._pricer.whole(options)
+        solved = self._inner.solve(options, GraphFigures.of(graph))
+        return Price(solved.rank, float(solved.totals.time_s), float(solved.totals.energy_j))
+
+    def _keeps(self, found: Price, best: Price) -> bool:
         """Whether a graph is enqueued: it costs less than alpha times the best, or nearly keeps the bounds."""
-        slack = self.options.alpha - 1.0
-        if found.excess > 0:
-            return found.excess <= best.excess + slack
-        return found.value < self.options.alpha * best.value
+        (excess, value), (least_excess, least) = found.rank, best.rank
+        if excess > 0:
+            return excess <= least_excess + self.options.alpha - 1.0
+        return value < self.options.alpha * least
 
-    def _may_win(self, graph: Graph, best: _State, inner: InnerSearch) -> bool:
-        """Whether the graph's lower bound leaves it a place in the queue."""
+    def _may_win(self, state: _State, move: Move, best: _State) -> bool:
+        """Whether the lower bound of a graph with operators of unknown cost leaves it a place in the queue."""
         only_time_and_energy = self.objective.linear is not None or self.objective.product
-        if not (self.objective.monotone and only_time_and_energy) or best.assignment.excess > 0:
+        if not (self.objective.monotone and only_time_and_energy) or best.price.rank[0] > 0:
             return True
-        bounds = [self.costs.lower_bound(node.spec) for node in graph.nodes]
+        if all(self.costs.knows(node.spec) for node in move.added):
+            return True
+        gone = set(move.removed)
+        nodes = [*(node for node in state.built().nodes if node not in gone), *move.added]
+        bounds = [self.costs.lower_bound(node.spec) for node in nodes]
         least = Totals(math.fsum(seconds for seconds, _ in bounds), math.fsum(joules for _, joules in bounds))
-        if float(inner.objective.value(least, inner.origin)) < self.options.alpha * best.assignment.value:
+        if float(self.objective.value(least, self._inner.origin)) < self.options.alpha * best.price.rank[1]:
             return True
         self.statistics.pruned += 1
         return False
 
-    def _options(self, graph: Graph) -> list[Options]:
-        return [self.costs.options(node.spec) for node in graph.nodes]
+    def _options(self, nodes: Iterable[Node]) -> list[Options]:
+        return [self.costs.options(node.spec) for node in nodes]
 
-    def _plan(self, state: _State) -> Plan:
-        options = self._options(state.graph)
-        chosen = tuple(of.choices[pick] for of, pick in zip(options, state.assignment.picks, strict=True))
-        return Plan(state.graph, chosen, state.assignment.totals, state.assignment.optimal, state.applied())
+    def _winner(self, finalists: Sequence[_State]) -> tuple[_State, Assignment]:
+        """The best of the finalists, each under the assignment that the inner search finds for it."""
+        solved = []
+        for state in finalists:
+            graph = state.built()
+            solved.append((state, self._inner.solve(self._options(graph.nodes), GraphFigures.of(graph))))
+            if self._pricer is None or self._pricer.exact:
+                break
+        return min(solved, key=lambda pair: (*pair[1].rank, pair[0].key))
+
+    def _plan(self, state: _State, assignment: Assignment) -> Plan:
+        graph = state.built()
+        options = self._options(graph.nodes)
+        chosen = tuple(of.choices[pick] for of, pick in zip(options, assignment.picks, strict=True))
+        return Plan(graph, chosen, assignment.totals, assignment.optimal, state.applied())
