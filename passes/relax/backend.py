@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module, metadata
 from types import ModuleType
 
 from joulec.costdb.cost import CostKey, EnergySource
@@ -38,9 +38,13 @@ class KernelAlgorithm:
         return self.kernel.name if self.kernel else EXTERNAL if self.external else TVM_OWN
 
     @property
-    def source(self) -> str:
-        """The module whose source decides what it lowers to."""
-        return type(self.kernel).__module__ if self.kernel else "joulec.passes.relax.emit"
+    def digest(self) -> str:
+        """Digest of what decides what it lowers to; of an external call, who computes it."""
+        if self.external:
+            return _external_engine()
+        if self.kernel is not None:
+            return source_digest(type(self.kernel).__module__)
+        return source_digest("joulec.passes.relax.emit", "joulec.passes.relax.pipeline")
 
     @property
     def name(self) -> str:
@@ -124,7 +128,7 @@ class RelaxBackEnd:
             placement="own",
             algorithm=algorithm.family,
             parameters=",".join(f"{key}={value}" for key, value in algorithm.params),
-            digest=source_digest(algorithm.source),
+            digest=algorithm.digest,
             device=self.device,
             compiler=f"{self.compiler} {self.target.target}",
             energy_source=self.energy_source,
@@ -146,21 +150,32 @@ def _native(spec: NodeSpec, target: CpuTarget) -> list[tuple[Kernel, Params]]:
 
 
 @cache
-def source_digest(module: str) -> str:
+def _external_engine() -> str:
+    """What computes external calls: ONNX Runtime, or ONNX's reference evaluator where that is not installed."""
+    for engine in ("onnxruntime", "onnx"):
+        try:
+            return f"{engine}-{metadata.version(engine)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return "none"
+
+
+@cache
+def source_digest(*modules: str) -> str:
     """Digest of the source that decides what an algorithm lowers to, so that an edit makes its rows stale.
 
-    It covers the module and every module of kernels and of this package that it uses.
+    It covers the modules and every module of kernels and of this package that they use.
     """
-    pending, seen = [module], set[str]()
+    pending, seen = [*modules], set[str]()
     digest = hashlib.sha256()
     while pending:
         name = pending.pop()
         if name in seen:
             continue
         seen.add(name)
-        pending.extend(sorted(_used_modules(sys.modules[name])))
+        pending.extend(sorted(_used_modules(import_module(name))))
     for name in sorted(seen):
-        digest.update(inspect.getsource(sys.modules[name]).encode())
+        digest.update(inspect.getsource(import_module(name)).encode())
     return digest.hexdigest()[:16]
 
 

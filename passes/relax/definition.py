@@ -8,6 +8,11 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from joulec.passes.graph import TensorType
+
+VOID = TensorType((), "int64")
+"""What a call without a result returns in its definition, since a node computes at least one value."""
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -15,7 +20,7 @@ class Definition:
 
     Attributes:
         kind: the operator's name.
-        text: TVM's JSON of an IRModule whose ``main`` takes the call's tensors and returns its result.
+        text: TVM's JSON of an IRModule whose ``main`` takes the call's tensors and returns its result (`VOID` if none).
         pure: whether the call has no effect beside its result.
     """
 
@@ -53,9 +58,10 @@ def define(module: Any, call: Any) -> tuple[Definition, list[Any]]:
     body = relax.Call(adopt(call.op), arguments, call.attrs, call.ty_args)
     with builder.function("main", parameters, pure=pure):
         result = builder.emit(body)
-        builder.emit_func_output(result)
+        void = isinstance(call.ty, relax.TupleType) and not call.ty.fields
+        builder.emit_func_output(relax.const(0, VOID.dtype) if void else result)
     kind = call.op.name if isinstance(call.op, tvm.ir.Op) else getattr(call.op, "name_hint", "call")
-    if kind in ("relax.call_tir", "relax.call_tir_inplace"):
+    if kind == "relax.call_tir":
         kind = str(call.args[0].name_hint)
     return Definition(kind, tvm.ir.save_json(builder.get()).encode(), pure), operands
 

@@ -16,8 +16,8 @@ from joulec.passes.relax.reference import relax_reference
 from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.rules import RULES
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions, SearchResult
-from joulec.passes.search.totals import Bounds
+from joulec.passes.search.outer import OuterSearch, Plan, SearchOptions, SearchResult
+from joulec.passes.search.totals import Bounds, BoundsError
 from joulec.passes.verification import DEFAULT_TOLERANCE, random_inputs, verify
 
 
@@ -39,6 +39,7 @@ class EnergyAwareOptimize:
     Calling the pass raises:
         ImportModuleError: the function cannot be read as a graph.
         ObjectiveError: the objective cannot be understood.
+        BoundsError: nothing found keeps the bounds.
         VerificationError: the result differs from the original.
     """
 
@@ -68,16 +69,33 @@ class EnergyAwareOptimize:
                 RULES, bench.costs(self.objective), self.objective, self.search, lambda new: canonicalise(new, fuses)
             )
             self.result = search.run(graph)
-        single = not isinstance(module[self.function].ret_ty, relax.TupleType)
-        rest = {v: f for v, f in module.functions_items() if v.name_hint != self.function}
-        base = tvm.IRModule(rest, attrs=module.attrs)
-        exporter = Exporter(base, embed=True)
         best = self.result.best
-        exporter.add(self.function, best.graph, best.assignment, always_tuple=not single)
-        optimised = exporter.finish().module
+        if not self.result.met_bounds:
+            raise BoundsError(
+                f"no graph and assignment keeps {self.objective.bounds}; the nearest takes {best.totals.time_s:.3g} s, "
+                f"{best.totals.energy_j:.3g} J: relax the bounds"
+            )
+        optimised = _exchanged(module, self.function, best)
         if self.verify:
             _check(module, optimised, self.function, graph)
         return optimised
+
+
+def _exchanged(module: Any, name: str, plan: Plan) -> Any:
+    """The module with one function computed by the plan; functions that call it find it under the same variable."""
+    original = module[name]
+    rest = {variable: function for variable, function in module.functions_items() if variable.name_hint != name}
+    exporter = Exporter(tvm.IRModule(rest, attrs=module.attrs), embed=True)
+    exporter.add(
+        name,
+        plan.graph,
+        plan.assignment,
+        always_tuple=isinstance(original.ret_ty, relax.TupleType),
+        attributes=dict(original.attrs.items()) if original.attrs else {},
+    )
+    exported = exporter.finish().module
+    functions = {variable: function for variable, function in exported.functions_items() if variable.name_hint != name}
+    return tvm.IRModule({**functions, module.get_global_var(name): exported[name]}, attrs=module.attrs)
 
 
 def _check(module: Any, optimised: Any, function: str, graph: Graph) -> None:

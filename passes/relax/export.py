@@ -71,12 +71,21 @@ class Exporter:
     def __post_init__(self) -> None:
         self._builder = relax.BlockBuilder(self.base)
 
-    def add(self, function: str, graph: Graph, assignment: Mapping[Node, Choice], *, always_tuple: bool = True) -> None:
+    def add(
+        self,
+        function: str,
+        graph: Graph,
+        assignment: Mapping[Node, Choice],
+        *,
+        always_tuple: bool = True,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
         """Export a graph as a function of that name.
 
         Args:
             assignment: the algorithm of every node of the graph.
             always_tuple: return a tuple even of a single output.
+            attributes: of the function; those with which TVM takes weights after the inputs when omitted.
         """
         names = _unique(value.name or "input" for value in graph.inputs)
         inputs = {v: relax.Var(n, _type(v.type)) for v, n in zip(graph.inputs, names, strict=True)}
@@ -84,9 +93,10 @@ class Exporter:
         algorithms = {node: _algorithm(assignment[node]) for node in graph.nodes}
         operands = {node: self._constants(node, algorithms[node], weights) for node in graph.nodes}
         parameters = [*inputs.values(), *([] if self.embed else weights.values())]
-        with self._builder.function(function, parameters, attrs={"num_input": len(inputs)}):
+        attributes = {"num_input": len(inputs)} if attributes is None else dict(attributes)
+        impure = bool(graph.effects)
+        with self._builder.function(function, parameters, attrs=attributes, pure=not impure):
             known: dict[Value, Any] = dict(inputs)
-            impure = any(isinstance(node.op, Opaque) and not node.op.pure for node in graph.nodes)
             with self._builder.dataflow() if not impure else _NoBlock():
                 for node in graph.nodes:
                     constants = operands[node]

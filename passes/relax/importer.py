@@ -34,9 +34,12 @@ from joulec.passes.graph import (
     Weight,
     literal,
 )
-from joulec.passes.relax.definition import define
+from joulec.passes.graph.values import content_key
+from joulec.passes.relax.definition import VOID, define
 
 Operand = Value | Weight
+
+_IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
 
 
 class ImportModuleError(ValueError):
@@ -63,9 +66,14 @@ class _Reader:
     function: Any
     known: dict[Any, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
+    effects: int = 0
 
     def read(self) -> Graph:
-        inputs = [Value.input(parameter.name, tensor_type(parameter.ty)) for parameter in self.function.params]
+        names = _distinct([parameter.name for parameter in self.function.params])
+        inputs = [
+            Value.input(name, tensor_type(parameter.ty))
+            for name, parameter in zip(names, self.function.params, strict=True)
+        ]
         self.known.update(zip(self.function.params, inputs, strict=True))
         if not isinstance(self.function.body, relax.SeqExpr):
             raise ImportModuleError("the function is not in A-normal form; run relax.transform.Normalize first")
@@ -79,6 +87,8 @@ class _Reader:
         result = self._read(self.function.body.body)
         outputs = result if isinstance(result, tuple) else (result,)
         for output in outputs:
+            if isinstance(output, tuple):
+                raise ImportModuleError("the function returns a tuple within a tuple; return its tensors in one tuple")
             if not isinstance(output, Value):
                 raise ImportModuleError("the function returns a constant, which leaves nothing to compile")
         return Graph.build(inputs, outputs, self.nodes, [f"output{index}" for index in range(len(outputs))])
@@ -107,8 +117,13 @@ class _Reader:
                 found = reader(self, value, name)
             except (OperatorError, _NotModelled):
                 found = None
-            if found is not None:
+            if found is not None and _agrees(found, value.ty):
                 return found
+        if operator in _IN_PLACE:
+            raise ImportModuleError(
+                f"{name} is computed by {operator}, which overwrites an operand; the graph does not model that: "
+                "read the module before the pass that introduces it"
+            )
         return self._opaque(value, name)
 
     def emit(self, op: Operator, operands: Sequence[Operand], name: str) -> Value:
@@ -127,7 +142,8 @@ class _Reader:
         definition, arguments = define(self.module, call)
         operands = tuple(self._read(argument) for argument in arguments)
         many = isinstance(call.ty, relax.TupleType)
-        results = tuple(tensor_type(part) for part in (call.ty.fields if many else [call.ty]))
+        void = many and not call.ty.fields
+        results = tuple(tensor_type(part) for part in (call.ty.fields if many else [call.ty])) or (VOID,)
         op = Opaque(
             definition.kind,
             "relax",
@@ -136,9 +152,15 @@ class _Reader:
             results,
             pure=definition.pure,
         )
-        node = Node.make(op, operands, name=name)
+        own = None if definition.pure else tuple(self._once(result, name) for result in results)
+        node = Node.make(op, operands, outputs=own, name=name)
         self.nodes.append(node)
-        return node.outputs if many else node.outputs[0]
+        return () if void else node.outputs if many else node.outputs[0]
+
+    def _once(self, type: TensorType, name: str) -> Value:
+        """A result of a call with effects: two equal calls give two results and are never one node."""
+        self.effects += 1
+        return Value(content_key("effect", self.effects), type, name)
 
 
 class _NotModelled(Exception):
@@ -160,6 +182,25 @@ def tensor_type(type: Any) -> TensorType:
             f"{type} has no fixed shape; bind its variables with relax.transform.BindSymbolicVars"
         ) from error
     return TensorType(shape, str(type.dtype))
+
+
+def _agrees(found: Any, type: Any) -> bool:
+    """Whether what was read has the type that the module gives it (attributes such as ``out_dtype`` may change it)."""
+    if isinstance(type, relax.TupleType):
+        return isinstance(found, tuple) and all(map(_agrees, found, type.fields))
+    return isinstance(found, (Value, Weight)) and found.type == tensor_type(type)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, repeated ones numbered: inputs are told apart by name."""
+    found: list[str] = []
+    for name in names:
+        candidate, count = name, 1
+        while candidate in found or (count > 1 and candidate in names):
+            count += 1
+            candidate = f"{name}_{count}"
+        found.append(candidate)
+    return found
 
 
 def _require(condition: bool) -> None:

@@ -142,6 +142,7 @@ class Workbench:
         candidates: Sequence[Candidate],
         keep_going: Callable[[Candidate], bool],
         learn: Callable[[CostKey, Cost | Failure], None],
+        give_up_s: Callable[[Candidate], float | None],
     ) -> None:
         """Measure candidates; outcomes are stored and told as they are found."""
         assert self.store is not None
@@ -161,7 +162,7 @@ class Workbench:
             learn(measurement.key, measurement.outcome)
             self.on_result(measurement)
 
-        summary = profile(candidates, self.store, self._harness, found, wanted)
+        summary = profile(candidates, self.store, self._harness, found, wanted, give_up_s)
         self.profiling.measured += summary.measured
         self.profiling.failed += summary.failed
         self.profiling.unknown += summary.unknown

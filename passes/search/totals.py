@@ -10,6 +10,10 @@ import numpy as np
 from joulec.passes.graph import Graph, Value
 
 
+class BoundsError(ValueError):
+    """No graph and assignment was found that keeps the bounds."""
+
+
 @dataclass(frozen=True)
 class Totals:
     """Sums over a graph's nodes (first paper, Section 3.2). Fields may be arrays of equal shape: many points at once.

@@ -13,15 +13,11 @@ from joulec.passes.rules import RULES
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.objective import Objective, as_objective
 from joulec.passes.search.outer import OuterSearch, SearchOptions, SearchResult
-from joulec.passes.search.totals import Bounds, Totals
+from joulec.passes.search.totals import Bounds, BoundsError, Totals
 from joulec.progress import Progress
 from joulec.quantities import show_energy, show_time
 from joulec.report import entry_json, profiling_json
 from joulec.sources import Source, read_sources
-
-
-class BoundsError(ValueError):
-    """No graph and assignment was found that keeps the bounds."""
 
 
 @dataclass(frozen=True)
