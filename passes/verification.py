@@ -73,7 +73,10 @@ def relative_error(found: _Array, wanted: _Array) -> float:
     difference = found[both].astype(np.float64) - wanted[both].astype(np.float64)
     scale = float(np.linalg.norm(wanted[both].astype(np.float64)))
     error = float(np.linalg.norm(difference))
-    return error / scale if scale > 0 else (0.0 if error == 0 else float("inf"))
+    if error == 0:
+        return 0.0
+    relative = error / scale if scale > 0 else float("inf")
+    return relative if np.isfinite(relative) else float("inf")
 
 
 def largest_error(found: Sequence[_Array], wanted: Sequence[_Array]) -> float:

@@ -158,7 +158,7 @@ def _verify(model: Model, found: Sequence[Searched], options: CompileOptions, be
         try:
             results.append(verify(reference, _runner(model, one), inputs, tolerance))
         except VerificationError as error:
-            culprit = find_culprit(one, reference, inputs[0], tolerance, _variant_runner(one, bench))
+            culprit = find_culprit(one, reference, inputs, tolerance, _variant_runner(one, bench))
             raise VerificationError(f"batch {one.source.batch}: {error}; {culprit}; nothing was written") from error
     return Verified(
         sum(result.inputs for result in results),

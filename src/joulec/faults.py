@@ -18,31 +18,35 @@ Variant = Callable[[Graph, Mapping[Node, Choice], Mapping[str, _Array]], Sequenc
 
 
 def find_culprit(
-    searched: Searched, reference: Reference, given: Mapping[str, _Array], tolerance: float, run: Variant
+    searched: Searched, reference: Reference, inputs: Sequence[Mapping[str, _Array]], tolerance: float, run: Variant
 ) -> str:
     """Bisect from the original graph under TVM's own lowering to the result: substitutions first, then algorithms.
+
+    Args:
+        inputs: all that the result was compared on; it may differ on some of them only.
+        run: computes a graph under an assignment.
 
     Returns:
         A clause for the error message.
     """
     plan = searched.result.best
-    wanted = reference.run(given)
     graphs = [searched.source.graph, *(graph for _, graph in plan.applied)]
     choices = sorted({(node.spec.op.name, choice.algorithm.name) for node, choice in plan.assignment.items()})
     changed = [pair for pair in choices if _is_native(pair, plan.assignment)]
     steps = [f"the rule {rule}" for rule, _ in plan.applied]
     steps += [f"the algorithm {algorithm} on {operator}" for operator, algorithm in changed]
 
-    def agrees(count: int) -> bool:
+    def agrees(count: int, given: Mapping[str, _Array]) -> bool:
         graph = graphs[min(count, len(graphs) - 1)]
         switched = set(changed[: max(0, count - len(plan.applied))])
         assignment = {
             node: choice if (node.spec.op.name, choice.algorithm.name) in switched else _plain(choice)
             for node, choice in _assignment(graph, plan.assignment).items()
         }
-        return largest_error(run(graph, assignment, given), wanted) <= tolerance
+        return largest_error(run(graph, assignment, given), reference.run(given)) <= tolerance
 
-    culprit = first_fault(steps, agrees)
+    telling = next((given for given in inputs if not agrees(len(steps), given)), None)
+    culprit = None if telling is None else first_fault(steps, lambda count: agrees(count, telling))
     if culprit is None:
         return "no single rule or algorithm is at fault: please report it with the model"
     return f"{culprit} is at fault (leave an algorithm out with --exclude-algorithm)"
