@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from joulec.errors import OUR_ERROR, exit_code
+from joulec.errors import INTERRUPTED, OUR_ERROR, USER_ERROR, exit_code
 from joulec.quantities import QuantityError, Unit, parse_quantity
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ database = typer.Typer(help="Look into the cost database.", no_args_is_help=True
 app.add_typer(database, name="db")
 
 _P = ParamSpec("_P")
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer keeps the base of its usage errors to itself
 
 
 class Inner(StrEnum):
@@ -74,13 +76,17 @@ def _catch(command: Callable[_P, None]) -> Callable[_P, None]:
 
 def _fail(error: BaseException) -> None:
     code = exit_code(error)
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error) or type(error).__name__
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted; what was measured is kept"
     elif code == OUR_ERROR and not type(error).__module__.startswith("joulec."):
         text = f"{type(error).__name__}: {text} (JOULEC_TRACEBACK=1 shows where)"
-    typer.echo(f"joulec: error: {text}", err=True)
+    _say_error(text)
     raise typer.Exit(code)
+
+
+def _say_error(text: str) -> None:
+    typer.echo(f"joulec: error: {' '.join(text.split())}", err=True)
 
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
@@ -115,7 +121,7 @@ Exclude = Annotated[
 SearchTime = Annotated[
     float | None, typer.Option("--search-time", parser=_quantity("s"), help="End each search after this time.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of random inputs.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of random inputs.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the CPUs this process may use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -378,9 +384,29 @@ def _root(
 
 
 def _print_json(report: Any) -> None:
-    typer.echo(json.dumps(report, indent=1, allow_nan=False))
+    text = json.dumps(report, indent=1, allow_nan=False)
+    try:
+        typer.echo(text)
+    except BrokenPipeError as error:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(OUR_ERROR) from error
 
 
 def main() -> None:
     """Entry point of the ``joulec`` command."""
-    app()
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Parse the command line and carry it out; the exit code."""
+    try:
+        return app(prog_name="joulec", standalone_mode=False) or 0
+    except typer.Abort:
+        return INTERRUPTED
+    except _USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            where = error.ctx.command_path if error.ctx is not None else "joulec"
+            _say_error(f"{error.format_message().rstrip('.')} (see {where} --help)")
+        return USER_ERROR

@@ -25,7 +25,10 @@ def console() -> Console:
 
 
 class Display:
-    """Shows progress while work is under way; a context manager (see `joulec.progress.Progress`)."""
+    """Shows progress while work is under way; a context manager (see `joulec.progress.Progress`).
+
+    The moving line is for terminals alone: a file or a pipe gets whole lines only.
+    """
 
     def __init__(self) -> None:
         self._console = console()
@@ -35,6 +38,7 @@ class Display:
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
+            disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None)
         self._stage = ""
