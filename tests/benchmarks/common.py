@@ -1,0 +1,139 @@
+"""What the benchmarks share: models, compilation by the command line, and engines that are timed turn by turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build" / "benchmarks"
+COSTS = FOLDER / "costs.db"
+ENGINE = Path(__file__).with_name("engine.py")
+sys.path.insert(0, str(ROOT / "examples"))
+
+from light_models import example_input, prepare  # noqa: E402
+
+REST_S = 0.4
+"""Pause between turns, in which threads of the engine before end their spinning."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network on disk with inputs of pixel magnitude."""
+
+    name: str
+    model: Path
+    inputs: Path
+
+
+def threads() -> int:
+    """CPUs that this process may use; every engine gets as many threads."""
+    return len(os.sched_getaffinity(0))
+
+
+def write_subject(name: str) -> Subject:
+    """Write a network of `light_models` with seeded weights."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    subject = Subject(name, FOLDER / f"{name}.onnx", FOLDER / f"{name}.npz")
+    model = prepare(name)
+    onnx.save(model, subject.model)
+    feeds: dict[str, Any] = dict(example_input(model))
+    np.savez(subject.inputs, **feeds)
+    return subject
+
+
+def compile_subject(subject: Subject, objective: str) -> tuple[Path, dict[str, Any]]:
+    """Compile by ``joulec compile``.
+
+    Returns:
+        The artifact and the report of its only entry.
+    """
+    artifact = subject.model.with_suffix(".joulec")
+    command = [sys.executable, "-m", "joulec", "compile", str(subject.model), "-o", str(artifact)]
+    command += ["--objective", objective, "--costs", str(COSTS), "--threads", str(threads()), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    (entry,) = json.loads(done.stdout)["entries"].values()
+    return artifact, entry
+
+
+class Engine:
+    """An engine in a process of its own that answers one order at a time; a context manager.
+
+    Args:
+        kind: ``joulec``, ``onnxruntime`` or ``tvm-default`` (see ``engine.py``).
+        path: what it loads.
+        inputs: file with the inputs.
+    """
+
+    def __init__(self, kind: str, path: Path, inputs: Path) -> None:
+        self.kind = kind
+        self._process = subprocess.Popen(
+            [sys.executable, str(ENGINE), kind, str(path), str(inputs), str(threads())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TVM_NUM_THREADS": str(threads())},
+        )
+        self._answer()
+
+    def seconds(self, span_s: float) -> list[float]:
+        """Seconds of each call, for at least so long and three calls."""
+        return list(self._order({"time": span_s}))
+
+    def outputs(self) -> list[np.ndarray[Any, Any]]:
+        """What it computes from the inputs."""
+        with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+            self._order({"run": file.name})
+            with np.load(file.name) as stored:
+                return [stored[f"arr_{index}"] for index in range(len(stored.files))]
+
+    def _order(self, order: Mapping[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the engine {self.kind} ended with exit code {self._process.wait()}; see above")
+        return json.loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def medians_by_turns(engines: Sequence[Engine], turns: int, span_s: float) -> list[float]:
+    """Median seconds per call of each engine; they take turns, so that what disturbs the machine meets all alike."""
+    seconds: list[list[float]] = [[] for _ in engines]
+    for _ in range(turns):
+        for found, engine in zip(seconds, engines, strict=True):
+            time.sleep(REST_S)
+            found.extend(engine.seconds(span_s))
+    return [statistics.median(found) for found in seconds]
+
+
+def relative_norm(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+    """Norm of the difference over the norm of the wanted."""
+    wanted = wanted.astype(np.float64)
+    return float(np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted))

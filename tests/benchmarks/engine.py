@@ -1,0 +1,108 @@
+"""One engine with one model: ``python engine.py KIND PATH INPUTS THREADS``. Orders on standard input, one JSON a line.
+
+``{"time": seconds}`` is answered by the seconds of each call, ``{"run": file}`` by an .npz of the outputs in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[], list[Any]]
+
+
+def joulec_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
+    """An artifact of joulec."""
+    import joulec
+
+    model = joulec.load(path, threads=threads)
+    arrays = [inputs[name] for name in model.input_names]
+    return lambda: list(model.run(arrays))
+
+
+def onnxruntime_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
+    """ONNX Runtime with all its optimisations."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: list(session.run(None, inputs))
+
+
+def tvm_default_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
+    """TVM's own default pipeline on the unoptimised Relax module."""
+    import tvm
+    from tvm import relax
+
+    from joulec.passes.graph import Value
+    from joulec.passes.relax.emit import emit_reference
+    from joulec.passes.relax.workbench import Setup, Workbench
+    from joulec.sources import read_sources
+
+    with Workbench.open(Setup(costs="model", meter="estimate", threads=threads)) as bench:
+        (source,) = read_sources(path, bench.backend.fuses)
+        target = bench.target.target
+    graph = source.graph
+    builder = relax.BlockBuilder()
+    known: dict[Value, Any] = {
+        value: relax.Var(f"input{index}", relax.TensorType(value.type.shape, value.type.dtype))
+        for index, value in enumerate(graph.inputs)
+    }
+    with builder.function("main", list(known.values())):
+        with builder.dataflow():
+            for node in graph.nodes:
+                operands = [
+                    known[operand] if isinstance(operand, Value) else relax.const(operand.value())
+                    for operand in node.operands
+                ]
+                known.update(zip(node.outputs, emit_reference(builder, node.spec, operands), strict=True))
+            result = builder.emit_output(relax.Tuple([known[value] for value in graph.outputs]))
+        builder.emit_func_output(result)
+    with tvm.target.Target(target):
+        machine = relax.VirtualMachine(tvm.compile(builder.get(), tvm.target.Target(target)), tvm.cpu())
+    arrays = [tvm.runtime.tensor(inputs[value.name]) for value in graph.inputs]
+    return lambda: [part.numpy() for part in machine["main"](*arrays)]
+
+
+ENGINES = {"joulec": joulec_engine, "onnxruntime": onnxruntime_engine, "tvm-default": tvm_default_engine}
+WARM_UP = 3
+LEAST_CALLS = 3
+
+
+def main() -> None:
+    """Load, say so, and answer orders until there are none."""
+    kind, path, inputs, threads = sys.argv[1:]
+    with np.load(inputs) as stored:
+        arrays = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
+    run = ENGINES[kind](path, arrays, int(threads))
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer: Any = "done"
+        if "run" in order:
+            np.savez(order["run"], *run())
+        else:
+            answer = _times(run, order["time"])
+        print(json.dumps(answer), flush=True)
+
+
+def _times(run: Run, span_s: float) -> list[float]:
+    for _ in range(WARM_UP):
+        run()
+    seconds: list[float] = []
+    while sum(seconds) < span_s or len(seconds) < LEAST_CALLS:
+        begun_s = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begun_s)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
