@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from joulec.profiler.meters.choose import choose_meter
 from joulec.runtime.drive import drive
 from joulec.runtime.inputs import InputError
 from joulec.runtime.model import Model, load
+from joulec.runtime.policy import make_policy
 
 _Array = npt.NDArray[Any]
 
@@ -55,16 +59,33 @@ def run_artifact(path: Path, options: RunOptions) -> dict[str, Any]:
         OptionError: options do not go together.
         MeterError, CapError: the meter or cap asked for is not to be had.
     """
-    capped = options.power_cap_w is not None or options.cap_file is not None
-    if capped and not options.in_session:
-        raise OptionError("a power cap needs --duration: how long to run beneath it, e.g. --duration 20s")
-    if options.in_session and options.outputs is not None:
-        raise OptionError("--outputs goes with a single run, not with --duration")
+    _check(options)
     with load(path, threads=options.threads) as model:
         given = None if options.inputs is None else _read_inputs(options.inputs, model)
         if options.in_session:
             return {"session": _session(model, given, options)}
         return _once(model, given, options)
+
+
+def _check(options: RunOptions) -> None:
+    """Refuse options that would be ignored."""
+    if options.in_session:
+        if options.outputs is not None or options.print_time:
+            name = "--outputs" if options.outputs is not None else "--print-time"
+            raise OptionError(f"{name} goes with a single run, not with --duration")
+        try:
+            make_policy(options.policy, (1,), options.cap_margin)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+        return
+    if options.power_cap_w is not None or options.cap_file is not None:
+        raise OptionError("a power cap needs --duration: how long to run beneath it, e.g. --duration 20s")
+    if options.latency_slo_s is not None:
+        raise OptionError("--latency-slo needs --duration: it chooses among batch sizes while requests come in")
+    if options.meter is not None and not options.print_time:
+        raise OptionError("--meter needs --print-time or --duration: a single run is not metered")
+    if options.meter is not None and options.meter.startswith("scripted:"):
+        raise OptionError("a scripted meter needs --duration: it follows the batch sizes of a session")
 
 
 def _once(model: Model, given: list[_Array] | None, options: RunOptions) -> dict[str, Any]:
@@ -83,11 +104,14 @@ def _once(model: Model, given: list[_Array] | None, options: RunOptions) -> dict
 
 
 def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, Any]:
-    rows = arrays[0].shape[0] if model.batched and arrays else None
-    batch = rows if rows in model.batch_sizes and rows is not None else model.batch_sizes[0]
+    shapes = [array.shape for array in arrays]
+    fitting = (e.batch for e in model.manifest.entries if [tensor.shape for tensor in e.inputs] == shapes)
+    fits = next(fitting, None)
+    batch = model.batch_sizes[0] if fits is None else fits
     chosen = choose_meter(options.meter or "auto", threads=model.threads)
     try:
-        timing = model.time(batch, repeats=options.repeat, seed=options.seed, meter=chosen.meter)
+        given = None if fits is None else arrays
+        timing = model.time(batch, repeats=options.repeat, seed=options.seed, meter=chosen.meter, inputs=given)
     finally:
         chosen.meter.close()
     return {
@@ -120,24 +144,38 @@ def _session(model: Model, given: list[_Array] | None, options: RunOptions) -> d
 
 def _read_inputs(path: Path, model: Model) -> list[_Array]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no .npz file, or cut short")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                found = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(
-            f"cannot read inputs from {path}: {error}; write them with numpy.savez(path, name=array)"
+            f"cannot read inputs from {path}: {reason}; write them with numpy.savez(path, name=array)"
         ) from error
-    missing = [name for name in model.input_names if name not in found]
-    if missing:
+    differing = sorted(set(found) ^ set(model.input_names))
+    if differing:
         raise InputError(
-            f"{path} lacks the input {missing[0]!r}; it holds {', '.join(found) or 'nothing'}, "
-            f"the model takes {', '.join(model.input_names)}"
+            f"{path} {'holds' if differing[0] in found else 'lacks'} the input {differing[0]!r}; "
+            f"it holds {', '.join(found) or 'nothing'}, the model takes {', '.join(model.input_names) or 'nothing'}"
         )
     return [np.ascontiguousarray(found[name]) for name in model.input_names]
 
 
 def _write_outputs(path: Path, named: dict[str, _Array]) -> None:
+    """An .npz that takes the path's place when complete; any name may be an output's."""
+    target = Path(os.path.realpath(path))
     try:
-        with path.open("wb") as file:
-            np.savez(file, **named)  # type: ignore[arg-type]
+        if target.exists() and not target.is_file():
+            raise OptionError(f"cannot write outputs to {path}: it exists and is not a file; name another")
+        with tempfile.TemporaryDirectory(prefix=".joulec-", dir=target.parent) as folder:
+            fresh = Path(folder, "outputs.npz")
+            with zipfile.ZipFile(fresh, "w") as archive:
+                for name, array in named.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+            fresh.replace(target)
     except OSError as error:
-        raise OptionError(f"cannot write outputs to {path}: {error.strerror}") from error
+        raise OptionError(f"cannot write outputs to {path}: {error.strerror or error}") from error
