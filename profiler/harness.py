@@ -70,6 +70,7 @@ class Harness:
         candidates: Sequence[Candidate],
         on_result: Callable[[Measurement], None] | None = None,
         keep_going: Callable[[Candidate], bool] | None = None,
+        give_up_s: Callable[[Candidate], float | None] | None = None,
     ) -> list[Measurement]:
         """Measure candidates in their order; candidates of equal key are measured once.
 
@@ -77,6 +78,8 @@ class Harness:
             candidates: what to measure, whatever the store already holds (`profile` looks there first).
             on_result: called with each outcome after it is stored.
             keep_going: asked right before a candidate is built and timed; False skips this one.
+            give_up_s: asked right before a candidate is timed: seconds per call beyond which it is so far behind that
+                a single sample of it will do (`Adaptive`; its cost is stored with that one sample); None for never.
 
         Returns:
             The outcomes in the order in which they were found, failures included; nothing for those skipped.
@@ -97,7 +100,7 @@ class Harness:
             for candidate in candidates:
                 if candidate.key in done or (keep_going is not None and not keep_going(candidate)):
                     continue
-                measurement = self._measure(candidate)
+                measurement = self._measure(candidate, give_up_s)
                 self._store.put_many([measurement])
                 done[candidate.key] = measurement
                 if on_result is not None:
@@ -107,7 +110,7 @@ class Harness:
             raise
         return list(done.values())
 
-    def _measure(self, candidate: Candidate) -> Measurement:
+    def _measure(self, candidate: Candidate, give_up_s: Callable[[Candidate], float | None] | None) -> Measurement:
         worker = self._ready_worker()
         if candidate.key.energy_source != worker.source:
             raise HarnessError(
@@ -116,7 +119,7 @@ class Harness:
             )
         failure = worker.build(candidate)
         if failure is None:
-            outcome, provenance = worker.time(candidate)
+            outcome, provenance = worker.time(candidate, None if give_up_s is None else give_up_s(candidate))
             if not isinstance(outcome, Failure):
                 return Measurement(candidate.key, outcome, provenance)
             failure = outcome
@@ -188,6 +191,7 @@ def profile(
     harness: Harness,
     on_result: Callable[[Measurement], None] | None = None,
     keep_going: Callable[[Candidate], bool] | None = None,
+    give_up_s: Callable[[Candidate], float | None] | None = None,
 ) -> ProfilingSummary:
     """Measure the candidates that the store (the harness's own) does not know yet; one look-up for all.
 
@@ -197,7 +201,7 @@ def profile(
     begun_s = time.monotonic()
     wanted = {candidate.key: candidate for candidate in candidates}
     known = store.get_many(wanted)
-    found = harness.measure([c for key, c in wanted.items() if key not in known], on_result, keep_going)
+    found = harness.measure([c for key, c in wanted.items() if key not in known], on_result, keep_going, give_up_s)
     failed = sum(isinstance(measurement.outcome, Failure) for measurement in found)
     return ProfilingSummary(
         measured=len(found) - failed,

@@ -162,13 +162,17 @@ class WorkerProcess:
             return answer
         raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
 
-    def time(self, candidate: Candidate) -> tuple[Cost | Failure, Mapping[str, str]]:
+    def time(self, candidate: Candidate, give_up_s: float | None = None) -> tuple[Cost | Failure, Mapping[str, str]]:
         """Time the candidate built last: its outcome, and the circumstances where there is a cost.
+
+        Args:
+            candidate: the one.
+            give_up_s: seconds per call beyond which the protocol need not be thorough.
 
         Raises:
             MeterError: the meter cannot be read.
         """
-        answer = self._ask(Time(candidate.work), "running", self._limits.run_s)
+        answer = self._ask(Time(candidate.work, give_up_s), "running", self._limits.run_s)
         if isinstance(answer, Timed):
             return answer.cost, answer.provenance
         if isinstance(answer, Failure):

@@ -1,4 +1,4 @@
-"""How a workload is timed. Pure but for the workload, the meter and the clock, all three of which are passed in."""
+"""How a workload is timed. Pure but for the workload, the meter, the clock and the kernel's account, all passed in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 
 from joulec.costdb.cost import Cost
 from joulec.profiler.candidate import Work, Workload
+from joulec.profiler.contention import Contention, own_contention
 from joulec.profiler.meter import Meter
 from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j
 
@@ -34,8 +35,23 @@ class MeasurementProtocol(Protocol):
     def version(self) -> str:
         """Name, version and every option that is not the default: ``CostKey.protocol``."""
 
-    def measure(self, workload: Workload, meter: Meter, work: Work, clock: Clock = time.perf_counter) -> Cost:
+    def measure(
+        self,
+        workload: Workload,
+        meter: Meter,
+        work: Work,
+        clock: Clock = time.perf_counter,
+        *,
+        give_up_s: float | None = None,
+    ) -> Cost:
         """Time one workload.
+
+        Args:
+            workload: what to time.
+            meter: what reads the energy.
+            work: what one call does.
+            clock: monotonic seconds.
+            give_up_s: a call that takes longer makes the workload uninteresting; a protocol may then stop at once.
 
         Raises:
             MeterError: the meter cannot be read.
@@ -59,20 +75,24 @@ class Summary:
 
 
 def summarise(samples: Sequence[float]) -> Summary:
-    """Drop samples that others disturbed, then take mean and confidence interval.
+    """Mean and confidence interval of the samples that nothing disturbed: those of the fastest mode.
 
-    Disturbance only ever adds time, so the rule is one-sided: a sample above median + 3 × 1.4826 × MAD (the median
-    absolute deviation, scaled to a normal distribution's σ) is dropped, the largest first, at most a third of all.
+    Disturbance only ever adds time, and often in steps, so that times have several modes of which the fastest is the
+    workload's own (Chen and Revels 2016, "Robust benchmarking in noisy environments"). The mode is located by its
+    density (as the shorth of Andrews et al. 1972 is): of all intervals that hold a quarter of the samples and end
+    within their fastest half, the narrowest. Samples beyond its upper end + 3 × 1.4826 × its width are dropped. For
+    normally distributed times that is the median + 3σ and drops next to nothing: the interval reaches from the lower
+    quartile to the median, 0.6745 σ. The mean, unlike the minimum, does not fall as samples are added.
 
     Args:
-        samples: at least two, seconds per call.
+        samples: seconds per call.
     """
-    median = statistics.median(samples)
-    mad = statistics.median(abs(sample - median) for sample in samples)
-    limit = median + 3 * 1.4826 * mad
     ordered = sorted(samples)
-    least = len(ordered) - len(ordered) // 3
-    kept = [sample for index, sample in enumerate(ordered) if index < least or sample <= limit]
+    count = min(len(ordered), max(3, math.ceil(len(ordered) / 4)))
+    ends = range(count - 1, max(count, math.ceil(len(ordered) / 2)))
+    end = min(ends, key=lambda last: ordered[last] - ordered[last - count + 1])
+    limit = ordered[end] + 3 * 1.4826 * (ordered[end] - ordered[end - count + 1])
+    kept = [sample for sample in ordered if sample <= limit]
     mean_s = statistics.fmean(kept)
     return Summary(mean_s, _spread(kept, mean_s), len(kept))
 
@@ -91,10 +111,16 @@ class Adaptive:
     """As many samples as it takes, and no more.
 
     Warm-up calls for ``warmup_s`` (at least two calls; the first, which pays for first touches, is never used to
-    plan). Then samples of so many calls that each lasts ``sample_s``, until they span ``least_s`` together, number
-    ``least_samples`` and the 95% confidence interval of their mean (`summarise`) is within ± ``precision``, or
-    ``budget_s`` is spent. With a real sensor an energy window of its own follows, as long as the meter asks for;
+    plan). Then samples of so many calls that each lasts ``sample_s``. Those in which others took a processor away from
+    this process (`joulec.profiler.contention`) are set aside. Of the rest, those in the fastest mode (`summarise`)
+    count: when they span ``least_s`` together, number ``least_samples`` and give a 95% confidence interval of the mean
+    within ± ``precision``, it is done. A quiet machine is done at once; on one that is disturbed it goes on, for
+    ``budget_s`` at most, and then takes the fastest mode of the undisturbed samples or, where they are fewer than
+    ``least_samples``, of all. With a real sensor an energy window of its own follows, as long as the meter asks for;
     with the estimate the energy follows from the work and the time.
+
+    A workload whose call takes longer than ``give_up_s`` after the warm-up is left at that one sample: its interval is
+    unknown, so its spread is infinite.
 
     A call of 100 µs takes about 0.1 s in all.
     """
@@ -108,37 +134,62 @@ class Adaptive:
 
     @property
     def version(self) -> str:
-        """``adaptive-1``, followed by the options changed."""
-        return _version("adaptive-1", self)
+        """``adaptive-2``, followed by the options changed."""
+        return _version("adaptive-2", self)
 
-    def measure(self, workload: Workload, meter: Meter, work: Work, clock: Clock = time.perf_counter) -> Cost:
+    def measure(
+        self,
+        workload: Workload,
+        meter: Meter,
+        work: Work,
+        clock: Clock = time.perf_counter,
+        *,
+        give_up_s: float | None = None,
+        contention: Callable[[], Contention] = own_contention,
+    ) -> Cost:
         """Time one workload; see the class."""
         overhead_s = workload.overhead_s()
         call_s = _warm_up(workload, self.warmup_s, clock)
+        if give_up_s is not None and call_s - overhead_s > give_up_s:
+            summary = Summary(call_s, math.inf, 1)
+        else:
+            summary = self._sample(workload, call_s, clock, contention)
+        time_s = max(summary.mean_s - overhead_s, _LEAST_S)
+        energy_j = _energy_j(workload, meter, work, time_s, summary.mean_s, overhead_s, clock)
+        return Cost(time_s, energy_j, "measured", meter.source, summary.spread, summary.kept)
+
+    def _sample(self, workload: Workload, call_s: float, clock: Clock, contention: Callable[[], Contention]) -> Summary:
         calls = max(1, math.ceil(self.sample_s / call_s))
+        least_samples, least_s = max(2, self.least_samples), min(self.least_s, self.budget_s)
         samples: list[float] = []
+        undisturbed: list[float] = []
+        looks_at = least_samples
         begun_s = clock()
         while True:
+            before = contention()
             start_s = clock()
             workload.run(calls)
             now_s = clock()
             samples.append((now_s - start_s) / calls)
+            if not before.disturbed(contention(), now_s - start_s):
+                undisturbed.append(samples[-1])
             spent_s = now_s - begun_s
-            if len(samples) < max(2, self.least_samples) or spent_s < min(self.least_s, self.budget_s):
+            if spent_s >= self.budget_s and len(samples) >= least_samples:
+                return summarise(undisturbed if len(undisturbed) >= least_samples else samples)
+            if spent_s < least_s or len(undisturbed) < looks_at:
                 continue
-            summary = summarise(samples)
-            if summary.spread <= self.precision or spent_s >= self.budget_s:
-                break
-        time_s = max(summary.mean_s - overhead_s, _LEAST_S)
-        energy_j = _energy_j(workload, meter, work, time_s, summary.mean_s, overhead_s, clock)
-        return Cost(time_s, energy_j, "measured", meter.source, summary.spread, summary.kept)
+            looks_at = len(undisturbed) + len(undisturbed) // 10 + 1
+            summary = summarise(undisturbed)
+            enough = summary.kept >= least_samples and summary.kept * calls * summary.mean_s >= least_s
+            if enough and summary.spread <= self.precision:
+                return summary
 
 
 @dataclass(frozen=True)
 class Paper:
     """The protocol of the energy-aware substitution paper (section 4.1): run for 4 s, then measure for at least 4 s.
 
-    Energy is mean power times mean time over the same window.
+    Energy is mean power times mean time over the same window. Every workload is measured in full: nothing is given up.
     """
 
     warmup_s: float = 4.0
@@ -150,7 +201,15 @@ class Paper:
         """``paper-1``, followed by the options changed."""
         return _version("paper-1", self)
 
-    def measure(self, workload: Workload, meter: Meter, work: Work, clock: Clock = time.perf_counter) -> Cost:
+    def measure(
+        self,
+        workload: Workload,
+        meter: Meter,
+        work: Work,
+        clock: Clock = time.perf_counter,
+        *,
+        give_up_s: float | None = None,
+    ) -> Cost:
         """Time one workload; see the class."""
         overhead_s = workload.overhead_s()
         call_s = _warm_up(workload, self.warmup_s, clock)

@@ -35,9 +35,10 @@ class Build:
 
 @dataclass(frozen=True)
 class Time:
-    """Time what was built last, and let go of it."""
+    """Time what was built last, and let go of it; a call that takes longer than ``give_up_s`` is not worth more."""
 
     work: Work
+    give_up_s: float | None = None
 
 
 @dataclass(frozen=True)

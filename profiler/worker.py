@@ -126,7 +126,7 @@ def _resolve(name: str) -> Callable[[Any], Workload]:
 def _time(order: Time, workload: Workload, meter: Meter, protocol: MeasurementProtocol) -> Timed | Failed | Broken:
     gc.disable()
     try:
-        return Timed(protocol.measure(workload, meter, order.work), _circumstances())
+        return Timed(protocol.measure(workload, meter, order.work, give_up_s=order.give_up_s), _circumstances())
     except MeterError as error:
         return Broken(str(error), meter=True)
     except Exception as error:  # noqa: BLE001 - whatever the workload raises becomes a stored failure
@@ -148,9 +148,10 @@ def _text(error: Exception) -> str:
 
 
 def _circumstances() -> Mapping[str, str]:
-    """Host, date, and clock and temperature of the CPU as far as Linux shows them."""
+    """Host, date, and as far as Linux shows them the load of the machine and clock and temperature of the CPU."""
     found = {"host": platform.node(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     files = {
+        "load": Path("/proc/loadavg"),
         "clock_khz": Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
         "temperature_millicelsius": Path("/sys/class/thermal/thermal_zone0/temp"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +15,9 @@ from joulec.passes.search.objective import Objective
 from joulec.profiler.candidate import Candidate, Work
 
 EnergyModel = Callable[[Work, float], float]
+"""Joules of work done in some seconds; a straight line over the seconds."""
+_HOPELESS = 3.0
+"""A candidate is given up if it would lose even at a third of the time seen: disturbance does not treble it."""
 
 
 class Store(Protocol):
@@ -31,8 +35,12 @@ class Measure(Protocol):
         candidates: Sequence[Candidate],
         keep_going: Callable[[Candidate], bool],
         learn: Callable[[CostKey, Cost | Failure], None],
+        give_up_s: Callable[[Candidate], float | None],
     ) -> None:
-        """Measure the candidates in order, asking before each whether it is still worth it, telling each outcome."""
+        """Measure the candidates in order, telling each outcome.
+
+        Asked before each: whether it is still worth it, and beyond which time per call it is not worth thoroughness.
+        """
 
 
 class _Views:
@@ -93,7 +101,7 @@ class MeasuredCosts:
             race = _Race(self, known)
             missing = race.contenders(entries)
             if missing:
-                self.measure(missing, race.may_win, known.__setitem__)
+                self.measure(missing, race.may_win, known.__setitem__, race.give_up_s)
         found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if not spec.op.is_view}
         for key, spec, algorithm in entries:
             outcome = known.get(key)
@@ -154,10 +162,8 @@ class _Race:
 
     def may_win(self, candidate: Candidate) -> bool:
         """Whether the roofline leaves the candidate a chance against what is known by now."""
-        objective = self._costs.objective
-        if objective is None or not objective.monotone:
-            return True
-        if objective.uses_energy and self._costs.energy_model is None:
+        objective = self._judge()
+        if objective is None:
             return True
         spec, algorithm = self._entrants[candidate.key]
         seconds, joules = self._costs.roofline(spec, algorithm)
@@ -168,6 +174,37 @@ class _Race:
             and (not objective.uses_energy or (rival.energy_j is not None and joules > rival.energy_j))
             for rival in rivals
         )
+
+    def give_up_s(self, candidate: Candidate) -> float | None:
+        """Seconds per call beyond which the candidate is worse than a rival, in energy too where that counts."""
+        objective = self._judge()
+        if objective is None:
+            return None
+        spec, algorithm = self._entrants[candidate.key]
+        rivals = [rival for key in self._rivals[spec] if isinstance(rival := self._known.get(key), Cost)]
+        times = [rival.time_s for rival in rivals]
+        if objective.uses_energy:
+            work = algorithm.work(spec)
+            times = [max(rival.time_s, self._seconds_to_spend(rival.energy_j, work)) for rival in rivals]
+        return _HOPELESS * min(times) if times else None
+
+    def _seconds_to_spend(self, joules: float | None, work: Work) -> float:
+        """How long doing the work may take until it has cost so many joules."""
+        model = self._costs.energy_model
+        if model is None or joules is None:
+            return math.inf
+        at_once_j = model(work, 0.0)
+        power_w = model(work, 1.0) - at_once_j
+        if at_once_j >= joules:
+            return 0.0
+        return (joules - at_once_j) / power_w if power_w > 0 else math.inf
+
+    def _judge(self) -> Objective | None:
+        """The objective, where being worse in time (and energy, where that counts) rules a candidate out."""
+        objective = self._costs.objective
+        if objective is None or not objective.monotone or objective.bounds.max_power_w is not None:
+            return None
+        return None if objective.uses_energy and self._costs.energy_model is None else objective
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import threading
@@ -150,6 +151,20 @@ def test_keep_going_is_asked_before_each_candidate(make_harness, make_candidate)
     assert [m.key for m in results] == [candidates[0].key, candidates[2].key]
 
 
+def test_a_candidate_far_behind_is_left_at_one_sample(make_harness, make_candidate, store):
+    ahead, behind = make_candidate("busy", 1e-4), make_candidate("busy", 5e-3)
+    measured = []
+
+    def give_up_s(candidate):
+        return 10 * measured[0].outcome.time_s if measured else None
+
+    make_harness().measure([ahead, behind], measured.append, give_up_s=give_up_s)
+    assert measured[0].outcome.samples >= 4
+    assert (measured[1].outcome.samples, measured[1].outcome.spread) == (1, math.inf)
+    assert measured[1].outcome.time_s >= 5e-3
+    assert store.get_many([behind.key]) == {behind.key: measured[1].outcome}
+
+
 def test_equal_keys_are_measured_once(make_harness, make_candidate):
     candidate = make_candidate("busy", 1e-5)
     assert len(make_harness().measure([candidate, dataclasses.replace(candidate, label="again")])) == 1
@@ -215,7 +230,7 @@ def test_what_cannot_be_loaded_is_the_callers_fault_and_is_not_stored(
 
 
 def test_keys_for_another_protocol_or_sensor_are_refused(make_harness, make_candidate, store):
-    with pytest.raises(HarnessError, match="adaptive-1"):
+    with pytest.raises(HarnessError, match="adaptive-2"):
         make_harness().measure([make_candidate("busy", 1e-5, protocol=Adaptive())])
     with pytest.raises(HarnessError, match="energy from nvml"):
         make_harness().measure([make_candidate("busy", 1e-5, source="nvml")])
