@@ -29,7 +29,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python tests/benchmarks/bench_prediction.py
 
 $(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("joulec needs Python 3.11 or newer; this is " + sys.version.split()[0] + \
+	@$(PYTHON) -c 'import sys; sys.exit("joulec needs Python 3.11 or newer; this is " + sys.version.split()[0] + \
 		"; name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
