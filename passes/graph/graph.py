@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 from joulec.passes.graph.node import Node
 from joulec.passes.graph.operators import Opaque
@@ -58,18 +59,19 @@ class Graph:
         Raises:
             GraphError: a value has no producer or two, or the nodes form a cycle.
         """
+        inputs = tuple(inputs)
         producers: dict[Value, Node] = {}
         effects = []
         for node in nodes:
             if isinstance(node.op, Opaque) and not node.op.pure:
                 effects.append(node)
             for value in node.outputs:
-                if value in producers and producers[value] != node:
+                if value in inputs or producers.get(value, node) != node:
                     raise GraphError(f"value {value.name or value.key:x} is produced twice")
                 producers[value] = node
         outputs = tuple(outputs)
         names = tuple(output_names) or tuple(value.name or f"output{i}" for i, value in enumerate(outputs))
-        graph = Graph(tuple(inputs), outputs, names, producers, tuple(effects))
+        graph = Graph(inputs, outputs, names, producers, tuple(effects))
         live = {value: node for node in graph.nodes for value in node.outputs}
         return replace(graph, producers=live)
 
@@ -107,6 +109,10 @@ class Graph:
                     stack.pop()
                     state[node] = True
                     order.append(node)
+        if len(self.effects) > 1:
+            place = {node: index for index, node in enumerate(order)}
+            if any(place[first] > place[second] for first, second in pairwise(self.effects)):
+                raise GraphError("a node with an effect depends on one that must run after it")
         return tuple(order)
 
     @cached_property
@@ -154,7 +160,7 @@ class Graph:
         """The graph after a rewrite, without what it left unused.
 
         Raises:
-            GraphError: the rewrite leaves a value without producer or makes a cycle.
+            GraphError: the rewrite leaves a value without producer, makes a cycle or changes the order of effects.
         """
         producers = dict(self.producers)
         effects = list(self.effects)
@@ -175,9 +181,9 @@ class Graph:
                         producers[value] = renewed
                     effects = [renewed if effect == node else effect for effect in effects]
         graph = Graph(self.inputs, outputs, self.output_names, producers, tuple(effects))
-        if len({node.key for node in graph.nodes}) != len({node.key for node in producers.values()}):
-            live = {value: node for node in graph.nodes for value in node.outputs}
-            nodes = graph.nodes
+        nodes = graph.nodes
+        live = {value: node for node in nodes for value in node.outputs}
+        if len(live) != len(producers):
             graph = replace(graph, producers=live)
             graph.__dict__["nodes"] = nodes
         return graph

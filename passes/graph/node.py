@@ -63,6 +63,10 @@ class NodeSpec:
         value: int = self.__dict__["_hash"]
         return value
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled without the hash, which differs between processes."""
+        return NodeSpec, (self.op, self.operands, self.epilogue, self.results)
+
     @property
     def anchor_operands(self) -> tuple[OperandSpec, ...]:
         """The operands of the anchor operator itself, without those of the epilogue."""
