@@ -53,7 +53,7 @@ class InnerSearch:
 
     Attributes:
         objective: what is minimised.
-        origin: totals of the original graph, to which ratios refer; None only while these are being computed.
+        origin: totals of the original graph, to which ratios refer.
         mode: ``exact`` proves the optimum where the objective's form allows it and falls back to the neighbourhood
             elsewhere; ``neighbourhood`` is Algorithm 2; ``none`` keeps the fastest algorithm of every node.
         distance: d of Algorithm 2, how many nodes may change at once.
@@ -87,10 +87,10 @@ class InnerSearch:
         free = not self.objective.bounds
         if free and self.objective.linear is not None:
             return problem.assignment(problem.separable(*self.objective.linear(self.origin)), optimal=True)
-        if free and self.objective.name in ("power", "power_w"):
+        if free and self.objective.is_power:
             return problem.assignment(problem.least_power(fastest), optimal=True)
         if not self.objective.uses_energy:
-            return problem.assignment(fastest, optimal=False)
+            return problem.assignment(fastest, optimal=self.objective.monotone)
         return problem.assignment(problem.best_on_hull(), optimal=free and self.objective.product)
 
 
@@ -118,7 +118,7 @@ class _Problem:
         power = float("inf")
         while True:
             current = float(self.assignment(picks, optimal=False).totals.power_w)
-            if current >= power * (1 - _IMPROVEMENT):
+            if not current < power * (1 - _IMPROVEMENT):
                 return picks
             power = current
             picks = self.separable(-power, 1.0)
@@ -187,6 +187,7 @@ class _Problem:
 def _better(new: tuple[float, float], old: tuple[float, float]) -> bool:
     """Strictly better by more than rounding, so that the search ends."""
     (new_excess, new_value), (old_excess, old_value) = new, old
-    if abs(new_excess - old_excess) > _IMPROVEMENT:
-        return new_excess < old_excess
-    return new_value < old_value - _IMPROVEMENT * abs(old_value)
+    if new_excess < old_excess - _IMPROVEMENT:
+        return True
+    gain = old_value - new_value
+    return new_excess <= old_excess and gain > _IMPROVEMENT * min(abs(old_value), abs(new_value))

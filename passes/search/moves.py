@@ -22,15 +22,25 @@ class Move:
         rule: the rule's name.
         removed: nodes that go.
         added: nodes that come.
-        outputs: the graph's outputs afterwards, None where they stay.
+        replaced: outputs of the graph that others take the place of.
         key_shift: what is added to the graph's key (modulo 2^128).
     """
 
     rule: str
     removed: tuple[Node, ...]
     added: tuple[Node, ...]
-    outputs: tuple[Value, ...] | None
+    replaced: Mapping[Value, Value]
     key_shift: int
+
+    def follow(self, graph: Graph) -> Graph:
+        """The graph after the move."""
+        outputs = tuple(self.replaced.get(value, value) for value in graph.outputs)
+        return graph.patched(self.removed, self.added, outputs)
+
+    def applied(self, graph: Graph) -> Graph:
+        """The graph after the move."""
+        outputs = tuple(self.replaced.get(value, value) for value in graph.outputs)
+        return graph.patched(self.removed, self.added, outputs)
 
 
 Moves = Mapping[Node, tuple[Move, ...]]
@@ -50,7 +60,7 @@ class MoveFinder:
     tidy: Callable[[Graph], Graph]
 
     def __post_init__(self) -> None:
-        self._known: dict[tuple[str, tuple[int, ...], int], Move] = {}
+        self._known: dict[tuple[str, tuple[int, ...], int, tuple[Value, ...]], Move] = {}
 
     def all(self, graph: Graph) -> Moves:
         """The moves of a graph, from nothing."""
@@ -68,7 +78,7 @@ class MoveFinder:
         found: dict[Node, list[Move]] = {}
         for rule, match in substitutions(graph, self.rules, anchors):
             zone = surroundings(graph, {value for node in match.nodes for value in _values(node)}, REACH)
-            key = (rule.name, tuple(node.key for node in match.nodes), sum(node.key for node in zone))
+            key = (rule.name, tuple(n.key for n in match.nodes), sum(n.key for n in zone), graph.outputs)
             if key not in self._known:
                 self._known[key] = difference(rule.name, graph, self.tidy(graph.apply(rule.rewrite(graph, match))))
             found.setdefault(match.nodes[0], []).append(self._known[key])
@@ -82,7 +92,7 @@ def difference(rule: str, before: Graph, after: Graph) -> Move:
         rule,
         tuple(node for node in before.nodes if node not in new),
         tuple(node for node in after.nodes if node not in old),
-        None if after.outputs == before.outputs else after.outputs,
+        {old: new for old, new in zip(before.outputs, after.outputs, strict=True) if old != new},
         after.key - before.key,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ class Objective:
         linear: for an objective a·time_s + b·energy_j + c, the weights (a, b) given the original's totals.
         monotone: it never falls when time or energy grows.
         product: it is c · time^a · energy^b with a, b ≥ 0, whose minimum lies on the lower hull of (time, energy).
+        is_power: it is mean power, as a ratio or in watts.
         uses_energy: whether joules are needed at all.
         uses_figures: whether FLOPs, bytes, memory or kernels count.
         vectorised: whether the function takes arrays.
@@ -41,13 +43,17 @@ class Objective:
     linear: Callable[[Totals], tuple[float, float]] | None = None
     monotone: bool = False
     product: bool = False
+    is_power: bool = False
     uses_energy: bool = True
     uses_figures: bool = False
     vectorised: bool = True
 
     def value(self, totals: Totals, origin: Totals) -> Any:
-        """The cost; an array where the totals hold arrays."""
-        if self.vectorised or not isinstance(totals.time_s, np.ndarray):
+        """The cost; an array where the totals hold arrays. Where an expression has no value, it is not a number."""
+        if self.vectorised:
+            with np.errstate(all="ignore"):
+                return self.function(totals, origin)
+        if not isinstance(totals.time_s, np.ndarray):
             return self.function(totals, origin)
         times, energies = np.broadcast_arrays(totals.time_s, totals.energy_j)
         points = zip(times.ravel().tolist(), energies.ravel().tolist(), strict=True)
@@ -55,9 +61,13 @@ class Objective:
         return np.array(values, dtype=float).reshape(times.shape)
 
     def within(self, bounds: Bounds) -> Objective:
-        """The same objective under bounds."""
-        needs_energy = bounds.max_energy_j is not None or bounds.max_power_w is not None
-        return replace(self, bounds=bounds, uses_energy=self.uses_energy or needs_energy)
+        """The same objective under bounds. A bound on power can be met by taking longer: nothing is monotone then."""
+        return replace(
+            self,
+            bounds=bounds,
+            monotone=self.monotone and bounds.max_power_w is None,
+            uses_energy=self.uses_energy or bounds.max_energy_j is not None or bounds.max_power_w is not None,
+        )
 
 
 def as_objective(objective: str | Function | Objective, bounds: Bounds | None = None) -> Objective:
@@ -78,40 +88,52 @@ def as_objective(objective: str | Function | Objective, bounds: Bounds | None = 
 
 def weighted(w: float) -> Objective:
     """``w·energy + (1-w)·time``, both relative to the original graph (first paper, Section 3.2)."""
-    _require_weight(w)
+    w = _weight(w)
     return parse_objective(f"{w!r}*energy + {1 - w!r}*time")
 
 
 def product(w: float) -> Objective:
     """``energy^w · time^(1-w)``, both relative to the original graph (first paper, Section 3.2)."""
-    _require_weight(w)
+    w = _weight(w)
     return parse_objective(f"energy**{w!r} * time**{1 - w!r}")
 
 
-def _require_weight(w: float) -> None:
+def _weight(w: float) -> float:
     if not 0 <= w <= 1:
         raise ObjectiveError(f"the weight on energy lies between 0 and 1, not at {w}")
+    return float(w)
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    """part / whole. A graph of views alone costs nothing: its own parts stand at 1."""
+    return np.where(np.equal(part, 0), 1.0, np.inf)[()] if whole == 0 else np.divide(part, whole)
+
+
+def _per(coefficient: float, whole: float) -> float:
+    return coefficient / whole if coefficient and whole else coefficient
 
 
 _VARIABLES: dict[str, Function] = {
-    "time": lambda totals, origin: totals.time_s / origin.time_s,
-    "energy": lambda totals, origin: totals.energy_j / origin.energy_j,
-    "power": lambda totals, origin: totals.power_w / origin.power_w,
+    "time": lambda totals, origin: _ratio(totals.time_s, origin.time_s),
+    "energy": lambda totals, origin: _ratio(totals.energy_j, origin.energy_j),
+    "power": lambda totals, origin: _ratio(totals.power_w, origin.power_w),
     "time_s": lambda totals, origin: totals.time_s,
     "energy_j": lambda totals, origin: totals.energy_j,
     "power_w": lambda totals, origin: totals.power_w,
     "flops": lambda totals, origin: totals.flops,
     "bytes": lambda totals, origin: totals.bytes,
     "peak_memory_bytes": lambda totals, origin: totals.peak_memory_bytes,
-    "kernels": lambda totals, origin: totals.kernels,
+    "kernels": lambda totals, origin: float(totals.kernels),
 }
-_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
+_OPERATORS: dict[type[ast.operator], tuple[Callable[[Any, Any], Any], Callable[[float, float], Any]]] = {
+    ast.Add: (np.add, operator.add),
+    ast.Sub: (np.subtract, operator.sub),
+    ast.Mult: (np.multiply, operator.mul),
+    ast.Div: (np.divide, operator.truediv),
+    ast.Pow: (np.power, operator.pow),
 }
+"""How costs are combined (not a number rather than an error), and how constants are."""
+_DEEPEST = 200
 _HELP = f"an expression of {', '.join(_VARIABLES)}, numbers, + - * / ** and parentheses"
 
 
@@ -127,6 +149,8 @@ def parse_objective(text: str) -> Objective:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ObjectiveError(f"cannot read the objective {text!r}: write {_HELP}") from error
+    if _depth(tree) > _DEEPEST:
+        raise ObjectiveError(f"the objective {text[:40]!r}... is nested too deeply: write {_HELP}")
     function = _compile(tree, text)
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if not names:
@@ -137,8 +161,8 @@ def parse_objective(text: str) -> Objective:
         assert coefficients is not None
         get = coefficients.get
         return (
-            get("time", 0.0) / origin.time_s + get("time_s", 0.0),
-            (get("energy", 0.0) / origin.energy_j if "energy" in coefficients else 0.0) + get("energy_j", 0.0),
+            _per(get("time", 0.0), origin.time_s) + get("time_s", 0.0),
+            _per(get("energy", 0.0), origin.energy_j) + get("energy_j", 0.0),
         )
 
     return Objective(
@@ -147,9 +171,19 @@ def parse_objective(text: str) -> Objective:
         linear=None if coefficients is None else weights,
         monotone=_monotone(tree),
         product=_product(tree),
+        is_power=isinstance(tree, ast.Name) and tree.id in ("power", "power_w"),
         uses_energy=bool(names & {"energy", "energy_j", "power", "power_w"}),
         uses_figures=bool(names & {"flops", "bytes", "peak_memory_bytes", "kernels"}),
     )
+
+
+def _depth(tree: ast.expr) -> int:
+    """How deeply operators are nested, found without recursion."""
+    level, depth = [tree], 0
+    while level:
+        depth += 1
+        level = [child for node in level for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+    return depth
 
 
 def _compile(node: ast.expr, text: str) -> Function:
@@ -157,22 +191,36 @@ def _compile(node: ast.expr, text: str) -> Function:
         case ast.Constant(value=bool()):
             pass
         case ast.Constant(value=int() | float() as number):
-            return lambda totals, origin: float(number)
+            value = _finite(number, text)
+            return lambda totals, origin: value
         case ast.Name(id=name) if name in _VARIABLES:
             return _VARIABLES[name]
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             negated = _compile(inner, text)
             return lambda totals, origin: -negated(totals, origin)
         case ast.BinOp(left=left, op=symbol, right=right) if type(symbol) in _OPERATORS:
-            apply, first, second = _OPERATORS[type(symbol)], _compile(left, text), _compile(right, text)
+            apply, first, second = _OPERATORS[type(symbol)][0], _compile(left, text), _compile(right, text)
+            if isinstance(symbol, ast.Div) and _constant(right) == 0:
+                raise ObjectiveError(f"the objective {text!r} divides by zero: {ast.unparse(node)}")
             return lambda totals, origin: apply(first(totals, origin), second(totals, origin))
     raise ObjectiveError(f"cannot read {ast.unparse(node)!r} in the objective {text!r}: write {_HELP}")
+
+
+def _finite(number: Any, text: str) -> float:
+    """The number as a float; ObjectiveError where it is none or not finite."""
+    try:
+        value = float(number)
+    except (OverflowError, TypeError) as error:
+        raise ObjectiveError(f"cannot compute {text!r} in the objective: {error}") from error
+    if not math.isfinite(value):
+        raise ObjectiveError(f"cannot compute {text!r} in the objective: it is not finite")
+    return value
 
 
 def _constant(node: ast.expr) -> float | None:
     match node:
         case ast.Constant(value=int() | float() as number):
-            return float(number)
+            return _finite(number, str(node.value)[:40])
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             value = _constant(inner)
             return None if value is None else -value
@@ -181,9 +229,10 @@ def _constant(node: ast.expr) -> float | None:
             if first is None or second is None:
                 return None
             try:
-                return float(_OPERATORS[type(symbol)](first, second))
-            except (ZeroDivisionError, OverflowError, TypeError) as error:
+                value = _OPERATORS[type(symbol)][1](first, second)
+            except (ZeroDivisionError, OverflowError) as error:
                 raise ObjectiveError(f"cannot compute {ast.unparse(node)!r} in the objective: {error}") from error
+            return _finite(value, ast.unparse(node))
     return None
 
 

@@ -14,7 +14,7 @@ from joulec.passes.rules import Rule
 from joulec.passes.search.choices import Choice, CostingError, CostSource, Options
 from joulec.passes.search.inner import Assignment, InnerSearch, Mode
 from joulec.passes.search.moves import Move, MoveFinder, Moves
-from joulec.passes.search.objective import Objective
+from joulec.passes.search.objective import Objective, ObjectiveError
 from joulec.passes.search.pricing import Price, make_pricer
 from joulec.passes.search.totals import GraphFigures, Totals
 
@@ -51,6 +51,7 @@ class Plan:
         totals: sums over the nodes.
         optimal: whether no other assignment of this graph is better, proven.
         applied: the substitutions that led here from the original graph, in order: (rule, graph after it).
+        path: the same as indices among the moves of each graph on the way.
     """
 
     graph: Graph
@@ -58,6 +59,7 @@ class Plan:
     totals: Totals
     optimal: bool = False
     applied: tuple[tuple[str, Graph], ...] = ()
+    path: tuple[int, ...] = ()
 
     @property
     def assignment(self) -> Mapping[Node, Choice]:
@@ -88,6 +90,15 @@ class SearchStatistics:
     seconds: float = 0.0
     cut: bool = False
     exhausted: bool = False
+
+    def add(self, other: SearchStatistics) -> None:
+        """Count another search's graphs with these."""
+        self.expanded += other.expanded
+        self.generated += other.generated
+        self.duplicates += other.duplicates
+        self.inadmissible += other.inadmissible
+        self.pruned += other.pruned
+        self.cut = self.cut or other.cut
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class _State:
         if self.graph is None:
             assert self.parent is not None
             assert self.move is not None
-            self.graph = self.parent.built().patched(self.move.removed, self.move.added, self.move.outputs)
+            self.graph = self.move.applied(self.parent.built())
         return self.graph
 
     def applied(self) -> tuple[tuple[str, Graph], ...]:
@@ -135,6 +146,16 @@ class _State:
         state = self
         while state.parent is not None and state.move is not None:
             steps.append((state.move.rule, state.built()))
+            state = state.parent
+        return tuple(reversed(steps))
+
+    def path(self) -> tuple[int, ...]:
+        """The same as indices among the moves of each graph on the way."""
+        steps: list[int] = []
+        state = self
+        while state.parent is not None and state.parent.moves is not None:
+            found = [move for node in state.parent.built().nodes for move in state.parent.moves.get(node, ())]
+            steps.append(next(index for index, move in enumerate(found) if move is state.move))
             state = state.parent
         return tuple(reversed(steps))
 
@@ -166,19 +187,27 @@ class OuterSearch:
         """Search from a canonical graph.
 
         Raises:
-            CostingError: the original graph itself has an operator without a known cost.
+            CostingError: the original graph itself has an operator without a known cost, or without the known energy
+                that the objective needs.
+            ObjectiveError: the objective has no value for the original graph.
         """
         began = self.clock()
+        self.statistics = SearchStatistics()
         self.costs.prepare({node.spec for node in graph.nodes})
         for node in graph.nodes:
             if not len(self.costs.options(node.spec)):
                 raise CostingError(f"no algorithm with a known cost computes {node}")
         options = self._options(graph.nodes)
         figures = GraphFigures.of(graph)
-        fastest = InnerSearch(self.objective, Totals(1.0, 1.0), "none").solve(options, figures)
-        self._inner = InnerSearch(self.objective, fastest.totals, self.options.inner, self.options.distance)
+        origin = _fastest(options, figures)
+        if self.objective.uses_energy and self.objective.vectorised and math.isnan(origin.energy_j):
+            raise CostingError(f"the objective {self.objective.name} needs energies, and the costs at hand have none")
+        fastest = InnerSearch(self.objective, origin, "none").solve(options, figures)
+        if math.isnan(fastest.value):
+            raise ObjectiveError(f"the objective {self.objective.name} has no value for the original graph")
+        self._inner = InnerSearch(self.objective, origin, self.options.inner, self.options.distance)
         small = math.prod(min(len(of), _SMALL) for of in options) <= _SMALL
-        self._pricer = make_pricer(self.objective, fastest.totals, self.options.inner, exactly=small)
+        self._pricer = make_pricer(self.objective, origin, self.options.inner, exactly=small)
         start = _State(graph.key, self._whole_price(graph), graph=graph)
         state, assignment = self._winner(self._explore(start, began))
         self.statistics.seconds = self.clock() - began
@@ -206,9 +235,10 @@ class OuterSearch:
             self.statistics.expanded += 1
             state.moves = self._moves(finder, state)
             for found in self._children(state, best, seen):
-                if found.price.rank < best.price.rank:
+                improves = found.price.rank < best.price.rank
+                if improves:
                     best = found
-                if self._keeps(found.price, best.price):
+                if improves or self._keeps(found.price, best.price):
                     heapq.heappush(queue, (found.order, found))
                     finalists.append(found)
             if len(finalists) > 64 * _FINALISTS:
@@ -266,12 +296,17 @@ class OuterSearch:
         (excess, value), (least_excess, least) = found.rank, best.rank
         if excess > 0:
             return excess <= least_excess + self.options.alpha - 1.0
-        return value < self.options.alpha * least
+        return value < self._within_alpha(least)
+
+    def _within_alpha(self, least: float) -> float:
+        """Alpha times a cost; as far above it where it is negative."""
+        alpha = max(self.options.alpha, 1.0)
+        return alpha * least if least >= 0 else (2.0 - alpha) * least
 
     def _may_win(self, state: _State, move: Move, best: _State) -> bool:
         """Whether the lower bound of a graph with operators of unknown cost leaves it a place in the queue."""
         only_time_and_energy = self.objective.linear is not None or self.objective.product
-        if not (self.objective.monotone and only_time_and_energy) or best.price.rank[0] > 0:
+        if not (self.objective.monotone and only_time_and_energy) or self.objective.bounds:
             return True
         if all(self.costs.knows(node.spec) for node in move.added):
             return True
@@ -279,7 +314,7 @@ class OuterSearch:
         nodes = [*(node for node in state.built().nodes if node not in gone), *move.added]
         bounds = [self.costs.lower_bound(node.spec) for node in nodes]
         least = Totals(math.fsum(seconds for seconds, _ in bounds), math.fsum(joules for _, joules in bounds))
-        if float(self.objective.value(least, self._inner.origin)) < self.options.alpha * best.price.rank[1]:
+        if float(self.objective.value(least, self._inner.origin)) < self._within_alpha(best.price.rank[1]):
             return True
         self.statistics.pruned += 1
         return False
@@ -301,4 +336,10 @@ class OuterSearch:
         graph = state.built()
         options = self._options(graph.nodes)
         chosen = tuple(of.choices[pick] for of, pick in zip(options, assignment.picks, strict=True))
-        return Plan(graph, chosen, assignment.totals, assignment.optimal, state.applied())
+        return Plan(graph, chosen, assignment.totals, assignment.optimal, state.applied(), state.path())
+
+
+def _fastest(options: Sequence[Options], figures: GraphFigures) -> Totals:
+    """Totals under the fastest algorithm of every node."""
+    points = [of.cheapest_point(1.0, 0.0) for of in options]
+    return figures.totals(math.fsum(time for time, _ in points), math.fsum(energy for _, energy in points))

@@ -72,7 +72,7 @@ def make_pricer(objective: Objective, origin: Totals, mode: Mode, *, exactly: bo
         return SeparablePricer(objective, origin, objective.linear(origin))
     if mode == "neighbourhood":
         return None
-    if objective.name in ("power", "power_w") and not objective.bounds:
+    if objective.is_power and not objective.bounds:
         return PowerPricer(objective, origin)
     pricer = HullPricer(objective, origin)
     return None if exactly and not pricer.exact else pricer
@@ -140,14 +140,14 @@ class PowerPricer(_Counting):
 
     def _solve(self, counts: Mapping[Options, int], near: Price | None) -> Price:
         """Minimise ΣE - λΣT for falling λ until the minimum is zero; then λ is the least power."""
-        power = near.energy_j / near.time_s if near else math.inf
+        power = near.energy_j / near.time_s if near and near.time_s else math.inf
         while True:
             time_s = energy_j = 0.0
             for of, count in counts.items():
                 time, energy = of.hull.at(power)
                 time_s += count * time
                 energy_j += count * energy
-            found = energy_j / time_s
+            found = energy_j / time_s if time_s else 0.0
             if abs(found - power) <= 1e-12 * found:
                 value = float(self.objective.value(Totals(time_s, energy_j), self.origin))
                 return Price((0.0, value), time_s, energy_j, counts)
@@ -170,9 +170,6 @@ class HullPricer(_Counting):
         times, energies = sums((of.hull, count) for of, count in counts.items())
         totals = Totals(times, energies)
         value = np.broadcast_to(self.objective.value(totals, self.origin), times.shape)
-        if not self.objective.bounds:
-            best = int(np.argmin(value))
-            return Price((0.0, float(value[best])), float(times[best]), float(energies[best]), counts)
         excess = np.broadcast_to(self.objective.bounds.excess(totals), times.shape)
         best = int(np.lexsort((value, excess))[0])
         rank = (float(excess[best]), float(value[best]))

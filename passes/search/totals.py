@@ -36,8 +36,10 @@ class Totals:
 
     @property
     def power_w(self) -> Any:
-        """Mean power, energy over time (first paper, Section 3.2)."""
-        return self.energy_j / self.time_s
+        """Mean power, energy over time (first paper, Section 3.2); 0 where nothing runs."""
+        if isinstance(self.time_s, np.ndarray):
+            return np.divide(self.energy_j, self.time_s, out=np.zeros_like(self.time_s), where=self.time_s != 0)
+        return self.energy_j / self.time_s if self.time_s else 0.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Bounds:
     max_time_s: float | None = None
     max_energy_j: float | None = None
     max_power_w: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_time_s", "max_energy_j", "max_power_w"):
+            bound = getattr(self, name)
+            if bound is not None and not bound > 0:
+                raise ValueError(f"the bound {name} is greater than zero, not {bound}")
 
     def excess(self, totals: Totals) -> Any:
         """By how much the bounds are broken: the sum of relative excesses, 0 where all are kept."""
