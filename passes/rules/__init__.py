@@ -5,7 +5,7 @@ from joulec.passes.rules.matmuls import MergeMatMuls
 from joulec.passes.rules.movement import ConcatOfBranches, ConcatOfSplit, FlattenConcats, SplitOfConcat
 from joulec.passes.rules.rule import Match, Mismatch, Rule, equation, find, substitutions
 
-RULES: tuple[Rule, ...] = (
+CONVERGENT: tuple[Rule, ...] = (
     MergeConvolutions(),
     MergeEnlargedConvolutions(),
     MergeMatMuls(),
@@ -14,5 +14,9 @@ RULES: tuple[Rule, ...] = (
     FlattenConcats(),
     ConcatOfBranches(),
 )
+"""Rules that make every graph smaller, so that any sequence of them ends, and most often in one graph."""
 
-__all__ = ["RULES", "Match", "Mismatch", "Rule", "equation", "find", "substitutions"]
+RULES: tuple[Rule, ...] = (*CONVERGENT,)
+"""All rules; some undo each other, which the search, knowing the graphs it has seen, bears."""
+
+__all__ = ["CONVERGENT", "RULES", "Match", "Mismatch", "Rule", "equation", "find", "substitutions"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulec.passes.graph import Step
-from joulec.passes.rules import RULES, Match, find, substitutions
+from joulec.passes.rules import CONVERGENT, Match, find, substitutions
 from joulec.passes.rules.text import show
 
 RELU, BIAS = Step("activation", "relu"), Step("bias")
@@ -53,7 +53,7 @@ def test_all_orders_of_merging_meet(tools, order):
     for sequence in (order, range(4)):
         merged = graph
         for index in sequence[1:] if not isinstance(sequence, range) else range(1, 4):
-            merged = join(merged, RULES, f"c{sequence[0]}", f"c{index}")
+            merged = join(merged, CONVERGENT, f"c{sequence[0]}", f"c{index}")
         ends.append(merged)
     assert ends[0].key == ends[1].key
     assert show(ends[0]).count("split(") == 1
@@ -63,8 +63,8 @@ def test_all_orders_of_merging_meet(tools, order):
 def test_merging_two_pairs_first_meets_merging_one_by_one(tools):
     b = tools.Builder()
     graph = b.graph(*branched(b, 4))
-    pairs = join(join(join(graph, RULES, "c0", "c1"), RULES, "c2", "c3"), RULES, "c1", "c2")
-    single = join(join(join(graph, RULES, "c3", "c0"), RULES, "c0", "c2"), RULES, "c2", "c1")
+    pairs = join(join(join(graph, CONVERGENT, "c0", "c1"), CONVERGENT, "c2", "c3"), CONVERGENT, "c1", "c2")
+    single = join(join(join(graph, CONVERGENT, "c3", "c0"), CONVERGENT, "c0", "c2"), CONVERGENT, "c2", "c1")
     assert pairs.key == single.key
 
 
@@ -74,9 +74,9 @@ def test_names_of_the_model_survive_whatever_the_order(tools):
     stranger = b.relu("s", b.inputs[0])
     p, q = b.split("p q", b.concat("k", one, two, stranger), 3, 2)
     graph = b.graph(b.relu("r", p), b.relu("t", q), two)
-    ends = {tools.exhaust(graph, RULES, seed=seed).key: seed for seed in range(12)}
+    ends = {tools.exhaust(graph, CONVERGENT, seed=seed).key: seed for seed in range(12)}
     assert len(ends) == 1
-    assert "p = conv2d" in show(tools.exhaust(graph, RULES))
+    assert "p = conv2d" in show(tools.exhaust(graph, CONVERGENT))
 
 
 @EXAMPLES
@@ -98,7 +98,7 @@ def test_random_orders_end_in_one_graph(tools, data):
         outputs.append(b.concat(f"o{len(outputs)}", level, stranger) if draw(st.booleans()) else level)
     outputs += [value for value in values if draw(st.integers(0, 2)) == 0]
     graph = b.graph(*(b.relu(f"r{i}", value) if i % 2 else value for i, value in enumerate(outputs)))
-    ends = [tools.exhaust(graph, RULES, seed=seed) for seed in range(4)]
+    ends = [tools.exhaust(graph, CONVERGENT, seed=seed) for seed in range(4)]
     for end in ends:
         tools.assert_valid(end)
         tools.assert_equal(graph, end)
@@ -123,7 +123,7 @@ def test_no_sequence_of_substitutions_is_endless(tools, data):
             values += results if isinstance(results, tuple) else [results]
     graph = b.graph(*draw(st.lists(st.sampled_from(values), min_size=1, max_size=4)), values[-1])
     for seed in range(2):
-        end = tools.exhaust(graph, RULES, seed=seed)
+        end = tools.exhaust(graph, CONVERGENT, seed=seed)
         tools.assert_valid(end)
         tools.assert_equal(graph, end)
 
@@ -131,17 +131,17 @@ def test_no_sequence_of_substitutions_is_endless(tools, data):
 def test_matches_come_in_one_order_and_each_pair_once(tools):
     b = tools.Builder()
     graph = b.graph(*branched(b, 5))
-    found = [(rule.name, match.nodes) for rule, match in substitutions(graph, RULES)]
-    assert found == [(rule.name, match.nodes) for rule, match in substitutions(graph, RULES)]
+    found = [(rule.name, match.nodes) for rule, match in substitutions(graph, CONVERGENT)]
+    assert found == [(rule.name, match.nodes) for rule, match in substitutions(graph, CONVERGENT)]
     assert len({frozenset(nodes) for _, nodes in found}) == len(found) == 5 * 4 // 2
     again = b.graph(*graph.outputs)
-    assert [match.nodes for _, match in substitutions(again, RULES)] == [nodes for _, nodes in found]
+    assert [match.nodes for _, match in substitutions(again, CONVERGENT)] == [nodes for _, nodes in found]
 
 
 def test_matching_may_be_confined_to_anchors(tools):
     b = tools.Builder()
     graph = b.graph(*branched(b, 3))
-    everywhere = [found for _, found in find(graph, RULES)]
-    piecewise = [found for node in graph.nodes for _, found in find(graph, RULES, (node,))]
+    everywhere = [found for _, found in find(graph, CONVERGENT)]
+    piecewise = [found for node in graph.nodes for _, found in find(graph, CONVERGENT, (node,))]
     assert everywhere == piecewise
     assert any(isinstance(found, Match) for found in everywhere)
