@@ -1,0 +1,245 @@
+"""How each operator is written in ONNX; `EXPORTERS` has an entry for every one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from joulec.passes.graph import (
+    Activation,
+    Add,
+    AvgPool2d,
+    Binary,
+    ChannelAffine,
+    Concat,
+    Conv2d,
+    LocalResponseNorm,
+    MatMul,
+    MaxPool2d,
+    Node,
+    Opaque,
+    Operator,
+    PlacedConcat,
+    Reshape,
+    Softmax,
+    Split,
+    Transpose,
+    Weight,
+)
+from joulec.passes.graph.node import Operand
+from joulec.passes.onnx import exporter_opaque
+from joulec.passes.onnx.exporter_writer import ExportError, Writer
+
+_ACTIVATIONS: Mapping[str, str] = {
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "exp": "Exp",
+    "sqrt": "Sqrt",
+    "erf": "Erf",
+}
+"""Activations without parameters."""
+_BINARIES: Mapping[str, str] = {"sub": "Sub", "mul": "Mul", "div": "Div"}
+
+Write = Callable[[Writer, Node, Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes the anchor of nodes of one operator.
+
+    Attributes:
+        plain: writes it to the outputs' names.
+        biased: writes it with a bias added, where ONNX's operator takes one.
+        biasable: whether ``biased`` can write this node.
+    """
+
+    plain: Write
+    biased: Callable[[Writer, Node, Sequence[str], Operand], None] | None = None
+    biasable: Callable[[Node], bool] = lambda node: True
+
+    def takes_bias(self, node: Node) -> bool:
+        """Whether a bias can be part of the operator itself."""
+        return self.biased is not None and self.biasable(node)
+
+    def write(self, writer: Writer, node: Node, outputs: Sequence[str], bias: Operand | None) -> None:
+        """Write the anchor to the outputs' names."""
+        if bias is None:
+            self.plain(writer, node, outputs)
+            return
+        assert self.biased is not None
+        self.biased(writer, node, outputs, bias)
+
+
+def write_activation(writer: Writer, kind: str, params: Sequence[float], source: str, target: str, name: str) -> None:
+    """An activation.
+
+    Raises:
+        ExportError: there is no counterpart in ONNX.
+    """
+    if kind == "clip":
+        low, high = (writer.constant(np.array(bound, np.float32), "bound") for bound in params)
+        writer.emit("Clip", [source, low, high], [target], name=name)
+    elif kind == "leaky_relu":
+        writer.emit("LeakyRelu", [source], [target], name=name, alpha=params[0])
+    elif kind in _ACTIVATIONS:
+        writer.emit(_ACTIVATIONS[kind], [source], [target], name=name)
+    else:
+        raise ExportError(f"cannot write {name or kind} to ONNX: there is no exporter for the activation {kind}")
+
+
+def add_bias(writer: Writer, bias: Operand, rank: int, source: str, target: str, name: str) -> None:
+    """A vector added along the channels: axis 1 of a 4-d result, the last axis otherwise."""
+    vector = _shaped(writer, bias, (-1, 1, 1)) if rank == 4 else writer.operand(bias)
+    writer.emit("Add", [source, vector], [target], name=name)
+
+
+def _shaped(writer: Writer, operand: Operand, shape: tuple[int, ...]) -> str:
+    """An operand in another shape."""
+    if isinstance(operand, Weight):
+        return writer.constant(operand.value().reshape(shape))
+    return writer.emit("Reshape", [writer.operand(operand), _integers(writer, shape)])
+
+
+def _integers(writer: Writer, numbers: Sequence[int]) -> str:
+    return writer.constant(np.array(numbers, np.int64), "shape")
+
+
+def _anchors(writer: Writer, node: Node) -> list[str]:
+    return [writer.operand(operand) for operand in node.anchor_operands]
+
+
+def _activation(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    assert isinstance(node.op, Activation)
+    write_activation(writer, node.op.kind, node.op.params, _anchors(writer, node)[0], outputs[0], node.name)
+
+
+def _add(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    operands = _anchors(writer, node)
+    writer.emit({1: "Identity", 2: "Add"}.get(len(operands), "Sum"), operands, outputs, name=node.name)
+
+
+def _binary(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    assert isinstance(node.op, Binary)
+    writer.emit(_BINARIES[node.op.kind], _anchors(writer, node), outputs, name=node.name)
+
+
+def _channel_affine(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    channels = node.anchor_operands[1].type
+    mean = writer.constant(np.zeros(channels.shape, channels.dtype))
+    variance = writer.constant(np.ones(channels.shape, channels.dtype))
+    inputs = [*_anchors(writer, node), mean, variance]
+    writer.emit("BatchNormalization", inputs, outputs, name=node.name, epsilon=0.0)
+
+
+def _conv(writer: Writer, node: Node, outputs: Sequence[str], bias: Operand | None = None) -> None:
+    op = node.op
+    assert isinstance(op, Conv2d)
+    inputs = _anchors(writer, node) + ([] if bias is None else [writer.operand(bias)])
+    writer.emit(
+        "Conv", inputs, outputs, name=node.name, kernel_shape=node.anchor_operands[1].type.shape[2:],
+        strides=op.strides, pads=op.padding, dilations=op.dilation, group=op.groups,
+    )  # fmt: skip
+
+
+def _matrices(node: Node) -> bool:
+    return all(len(operand.type.shape) == 2 for operand in node.anchor_operands)
+
+
+def _matmul(writer: Writer, node: Node, outputs: Sequence[str], bias: Operand | None = None) -> None:
+    op = node.op
+    assert isinstance(op, MatMul)
+    if _matrices(node) and (op.transpose_b or bias is not None):
+        inputs = _anchors(writer, node) + ([] if bias is None else [writer.operand(bias)])
+        writer.emit("Gemm", inputs, outputs, name=node.name, transB=int(op.transpose_b))
+        return
+    left, right = node.anchor_operands
+    second = _transposed(writer, right) if op.transpose_b else writer.operand(right)
+    writer.emit("MatMul", [writer.operand(left), second], outputs, name=node.name)
+
+
+def _transposed(writer: Writer, operand: Operand) -> str:
+    """The last two axes exchanged."""
+    if isinstance(operand, Weight):
+        return writer.constant(np.swapaxes(operand.value(), -1, -2))
+    rank = len(operand.type.shape)
+    order = (*range(rank - 2), rank - 1, rank - 2)
+    return writer.emit("Transpose", [writer.operand(operand)], perm=order)
+
+
+def _max_pool(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    op = node.op
+    assert isinstance(op, MaxPool2d)
+    writer.emit(
+        "MaxPool", _anchors(writer, node), outputs, name=node.name, kernel_shape=op.kernel, strides=op.strides,
+        pads=op.padding, dilations=op.dilation, ceil_mode=int(op.ceil_mode),
+    )  # fmt: skip
+
+
+def _avg_pool(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    op = node.op
+    assert isinstance(op, AvgPool2d)
+    writer.emit(
+        "AveragePool", _anchors(writer, node), outputs, name=node.name, kernel_shape=op.kernel, strides=op.strides,
+        pads=op.padding, dilations=op.dilation, ceil_mode=int(op.ceil_mode),
+        count_include_pad=int(op.count_include_pad),
+    )  # fmt: skip
+
+
+def _softmax(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    assert isinstance(node.op, Softmax)
+    writer.emit("Softmax", _anchors(writer, node), outputs, name=node.name, axis=node.op.axis)
+
+
+def _local_response_norm(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    op = node.op
+    assert isinstance(op, LocalResponseNorm)
+    writer.emit(
+        "LRN", _anchors(writer, node), outputs, name=node.name,
+        size=op.size, alpha=op.alpha, beta=op.beta, bias=op.bias,
+    )  # fmt: skip
+
+
+def _concat(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    assert isinstance(node.op, Concat)
+    writer.emit("Concat", _anchors(writer, node), outputs, name=node.name, axis=node.op.axis)
+
+
+def _split(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    assert isinstance(node.op, Split)
+    inputs = [*_anchors(writer, node), _integers(writer, node.op.sizes)]
+    writer.emit("Split", inputs, outputs, name=node.name, axis=node.op.axis)
+
+
+def _reshape(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    assert isinstance(node.op, Reshape)
+    inputs = [*_anchors(writer, node), _integers(writer, node.op.shape)]
+    zero = {"allowzero": 1} if 0 in node.op.shape else {}
+    writer.emit("Reshape", inputs, outputs, name=node.name, **zero)
+
+
+def _transpose(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    assert isinstance(node.op, Transpose)
+    writer.emit("Transpose", _anchors(writer, node), outputs, name=node.name, perm=node.op.permutation)
+
+
+EXPORTERS: Mapping[type[Operator], Exporter] = {
+    Activation: Exporter(_activation),
+    Add: Exporter(_add),
+    AvgPool2d: Exporter(_avg_pool),
+    Binary: Exporter(_binary),
+    ChannelAffine: Exporter(_channel_affine),
+    Concat: Exporter(_concat),
+    Conv2d: Exporter(_conv, _conv),
+    LocalResponseNorm: Exporter(_local_response_norm),
+    MatMul: Exporter(_matmul, _matmul, _matrices),
+    MaxPool2d: Exporter(_max_pool),
+    Opaque: Exporter(exporter_opaque.write),
+    PlacedConcat: Exporter(_concat),
+    Reshape: Exporter(_reshape),
+    Softmax: Exporter(_softmax),
+    Split: Exporter(_split),
+    Transpose: Exporter(_transpose),
+}
