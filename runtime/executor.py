@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import statistics
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +15,8 @@ import numpy.typing as npt
 
 from joulec.profiler.meter import Meter
 from joulec.runtime.external import EXTERNALS, FUNCTION
-from joulec.runtime.manifest import Budget, Entry
+from joulec.runtime.manifest import Entry
+from joulec.runtime.timing import Timing, time_calls
 
 _Array = npt.NDArray[Any]
 _T = TypeVar("_T")
@@ -51,25 +49,6 @@ def import_tvm(threads: int) -> Any:
             f"running a compiled model needs TVM ({error}); install the extra: pip install 'joulec[relax]'"
         ) from error
     return tvm
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What calls of one entry cost.
-
-    Attributes:
-        mean_s: mean seconds per call.
-        median_s: median seconds per call.
-        min_s: fastest call.
-        calls: how many were timed.
-        budget: mean time and, where a meter was given, energy per call.
-    """
-
-    mean_s: float
-    median_s: float
-    min_s: float
-    calls: int
-    budget: Budget
 
 
 class Executor:
@@ -166,35 +145,33 @@ class Executor:
         return self._on_thread(lambda: [self._call(batch, arrays) for batch, arrays in calls])
 
     def time(
-        self, batch: int, arrays: Sequence[_Array], repeats: int, min_time_s: float, warmup: int, meter: Meter | None
+        self,
+        batch: int,
+        arrays: Sequence[_Array],
+        *,
+        repeats: int,
+        window_s: float,
+        most_windows: int,
+        warmup: int,
+        meter: Meter | None,
     ) -> Timing:
-        """Time calls of one entry, without the change of threads and the staging of inputs."""
-        return self._on_thread(lambda: self._time(batch, arrays, repeats, min_time_s, warmup, meter))
+        """Time calls of one entry (`time_calls`), without the change of threads and the staging of inputs."""
 
-    def _time(
-        self, batch: int, arrays: Sequence[_Array], repeats: int, min_time_s: float, warmup: int, meter: Meter | None
-    ) -> Timing:
-        tensors = [self._keep(array)[0] for array in arrays]
-        function, weights = self._functions[batch], self._arguments[batch]
-        for _ in range(warmup):
-            function(*tensors, *weights)
-        seconds: list[float] = []
-        least = max(min_time_s, meter.window_s if meter else 0.0)
-        if meter:
-            meter.begin()
-        start = last = time.perf_counter()
-        while len(seconds) < repeats or last - start < least:
-            function(*tensors, *weights)
-            now = time.perf_counter()
-            seconds.append(now - last)
-            last = now
-        calls, mean = len(seconds), (last - start) / len(seconds)
-        budget = Budget(mean, "measured")
-        if meter:
-            reading = meter.end(self._entries[batch].work.scaled(calls))
-            if reading.joules is not None:
-                budget = Budget(mean, "measured", reading.joules / calls, reading.source, reading.power_w)
-        return Timing(mean, statistics.median(seconds), min(seconds), calls, budget)
+        def timed() -> Timing:
+            tensors = [self._keep(array)[0] for array in arrays]
+            function, weights = self._functions[batch], self._arguments[batch]
+            for _ in range(warmup):
+                function(*tensors, *weights)
+            return time_calls(
+                lambda: function(*tensors, *weights),
+                repeats=repeats,
+                window_s=window_s,
+                most_windows=most_windows,
+                meter=meter,
+                work=self._entries[batch].work,
+            )
+
+        return self._on_thread(timed)
 
     def weights(self) -> dict[str, _Array]:
         """The weights' contents by digest, as views that must not be written."""

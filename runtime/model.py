@@ -16,10 +16,11 @@ import numpy.typing as npt
 from joulec.profiler.candidate import Work
 from joulec.profiler.meter import Meter
 from joulec.runtime.artifact import read_artifact, write_artifact
-from joulec.runtime.executor import Executor, Timing, available_cpus
+from joulec.runtime.executor import Executor, available_cpus
 from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe
 from joulec.runtime.manifest import Budget, Entry, Manifest
 from joulec.runtime.rows import padded, split, useful
+from joulec.runtime.timing import Timing
 
 if TYPE_CHECKING:
     from joulec.runtime.session import Session
@@ -183,7 +184,8 @@ class Model:
         batch: int,
         *,
         repeats: int = 20,
-        min_time_s: float = 0.0,
+        window_s: float = 0.3,
+        most_windows: int = 12,
         warmup: int = 3,
         seed: int = 0,
         meter: Meter | None = None,
@@ -191,13 +193,18 @@ class Model:
     ) -> Timing:
         """Measure the latency, and with a meter the energy, of one batch size.
 
+        The calls fall into windows, at least three, until the three fastest windows agree within 3%; ``budget`` is that
+        of the median of those three, so that neighbours on the machine, who slow whole stretches, do not count
+        (`joulec.runtime.timing.time_calls` has the rules). The plain statistics of the result are over all calls.
+
         Args:
             batch: which.
             repeats: timed calls at least.
-            min_time_s: seconds of timed calls at least; the meter's own window counts too.
+            window_s: seconds of a window at least; the meter's own window counts too.
+            most_windows: where the windows do not agree, so many at most.
             warmup: untimed calls before.
             seed: of the random inputs.
-            meter: measures energy over the timed calls.
+            meter: measures energy over each window.
             inputs: arrays to use in place of random ones.
 
         Raises:
@@ -205,7 +212,15 @@ class Model:
         """
         arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
         check_exactly(arrays, self.entry(batch).inputs)
-        return self._executor.time(batch, arrays, max(repeats, 1), min_time_s, warmup, meter)
+        return self._executor.time(
+            batch,
+            arrays,
+            repeats=repeats,
+            window_s=window_s,
+            most_windows=most_windows,
+            warmup=warmup,
+            meter=meter,
+        )
 
     def annotate(self, measured: Mapping[int, Budget]) -> None:
         """Enter measured costs into the manifest, which `save` will write."""

@@ -199,5 +199,5 @@ def _variant_runner(
 
 
 def _measure(model: Model, batch: int, bench: Workbench) -> Budget:
-    """Time (and, with a sensor, energy) of one entry on the device."""
-    return model.time(batch, repeats=20, min_time_s=1.0, warmup=5, meter=bench.meter.meter).budget
+    """Time and energy of one entry on the device, as of its undisturbed calls."""
+    return model.time(batch, repeats=20, warmup=5, meter=bench.meter.meter).budget

@@ -116,10 +116,13 @@ def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, 
         chosen.meter.close()
     return {
         "batch": batch,
+        "time_s": timing.budget.time_s,
         "mean_s": timing.mean_s,
         "median_s": timing.median_s,
         "min_s": timing.min_s,
         "calls": timing.calls,
+        "windows": timing.windows,
+        "spread": timing.spread,
         "energy_j": timing.budget.energy_j,
         "energy_source": timing.budget.energy_source,
     }

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runtime_support import Compiled, compile_library, entry, manifest, plus_one
 
+from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter, estimate_energy_j
 from joulec.runtime import Budget, InputError, Model, ScriptedMeter, TensorInfo, load
 from joulec.runtime import executor as executor_module
 from joulec.runtime.external import ExternalError, Externals
@@ -194,14 +195,20 @@ def test_many_threads_may_call(model, two_outputs):
     assert wrong == []
 
 
-def test_time_measures_calls_and_energy(model, clock):
-    timing = model.time(4, repeats=5, warmup=1)
-    assert timing.calls == 5
+def test_time_measures_calls_and_energy(model):
+    timing = model.time(4, repeats=12, window_s=0.0, most_windows=3, warmup=1)
+    assert timing.calls == 2 * timing.windows >= 12
     assert 0 < timing.min_s <= timing.median_s
-    assert timing.budget == Budget(timing.mean_s, "measured")
-    metered = model.time(4, repeats=5, meter=ScriptedMeter({4: 50.0}, idle_w=30.0))
+    assert timing.min_s <= timing.budget.time_s
+    assert timing.budget == Budget(timing.budget.time_s, "measured")
+    metered = model.time(4, repeats=6, window_s=0.0, most_windows=3, meter=ScriptedMeter({4: 50.0}, idle_w=30.0))
     assert metered.budget.energy_source == "simulated"
     assert metered.budget.power_w == pytest.approx(30.0)
+    assert metered.budget.energy_j == pytest.approx(30.0 * metered.budget.time_s)
+    constants = EnergyConstants("test", 10.0, 1e-9, 1e-9, 1e-9, 1e-9)
+    estimated = model.time(4, repeats=6, window_s=0.0, most_windows=3, meter=EstimateMeter(constants)).budget
+    assert estimated.energy_source == "estimated"
+    assert estimated.energy_j == pytest.approx(estimate_energy_j(model.work(4), estimated.time_s, constants))
 
 
 def test_annotate_enters_measured_costs(model, tmp_path):
