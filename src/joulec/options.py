@@ -48,15 +48,36 @@ class CompileOptions:
     distance: int = 2
     costs: str | None = None
     meter: str = "auto"
-    protocol: Literal["adaptive"] = "adaptive"
+    protocol: Literal["adaptive", "paper"] = "adaptive"
     exclude_algorithms: tuple[str, ...] = ()
     max_error: float | None = None
     search_time_s: float | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            OptionError: one is; the message names it.
+        """
+        positive = ("max_time_s", "max_energy_j", "max_power_w", "max_error", "search_time_s", "threads", "distance")
+        for name in positive:
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, "above 0", value)
+        _require(self.alpha >= 1, "alpha", "at least 1", self.alpha)
+        _require(self.budget >= 0, "budget", "at least 0", self.budget)
+        _require(self.seed >= 0, "seed", "at least 0", self.seed)
+        for name, known in (("inner", ("exact", "neighbourhood", "none")), ("protocol", ("adaptive", "paper"))):
+            _require(getattr(self, name) in known, name, f"one of {', '.join(known)}", getattr(self, name))
+
 
 class OptionError(ValueError):
     """An option's text that cannot be read."""
+
+
+def _require(holds: bool, name: str, wanted: str, value: object) -> None:
+    if not holds:
+        raise OptionError(f"{name} must be {wanted}, not {value!r}")
 
 
 def parse_batch_sizes(text: str) -> tuple[int, ...]:

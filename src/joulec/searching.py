@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from joulec.options import CompileOptions
+from joulec.options import CompileOptions, OptionError
 from joulec.passes.canonical import canonicalise
+from joulec.passes.kernels.registry import KERNELS
+from joulec.passes.relax.backend import TVM_OWN
 from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.rules import RULES
 from joulec.passes.search.choices import CostingError
@@ -29,7 +32,12 @@ class Searched:
 
 
 def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
-    """Open what the options name; see `Workbench.open` for what it raises."""
+    """Open what the options name; see `Workbench.open` for what it raises.
+
+    Raises:
+        OptionError: TVM's own lowering is to be left out.
+    """
+    _check_exclusions(options.exclude_algorithms, progress)
     bench = Workbench.open(
         Setup(
             target=options.target,
@@ -43,6 +51,16 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
     bench.on_candidate = progress.candidate
     bench.on_result = progress.result
     return bench
+
+
+def _check_exclusions(excluded: Sequence[str], progress: Progress) -> None:
+    """A name that nothing has is most likely a slip, and would leave nothing out."""
+    known = [kernel.name for kernel in KERNELS]
+    for name in excluded:
+        if name == TVM_OWN:
+            raise OptionError(f"the algorithm {TVM_OWN} cannot be left out: it computes what no other algorithm does")
+        if name not in known:
+            progress.warn(f"no algorithm is called {name}, so none is left out; there are {', '.join(known)}")
 
 
 def objective_of(options: CompileOptions) -> Objective:
