@@ -105,21 +105,27 @@ class MeasuredCosts:
         found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if not spec.op.is_view}
         for key, spec, algorithm in entries:
             outcome = known.get(key)
-            if isinstance(outcome, Cost):
+            if isinstance(outcome, Cost) and (outcome.energy_j is not None or not self._needs_energy):
                 found[spec].append(Choice(algorithm, outcome))
         for spec, choices in found.items():
             self._options[spec] = Options(choices)
+
+    @property
+    def _needs_energy(self) -> bool:
+        return self.objective is not None and self.objective.vectorised and self.objective.uses_energy
 
     def knows(self, spec: NodeSpec) -> bool:
         """Whether the spec was prepared."""
         return spec in self._options
 
     def options(self, spec: NodeSpec) -> Options:
-        """Algorithms of a prepared spec with known cost."""
+        """Algorithms of a prepared spec with known cost; where the objective needs it, with known energy."""
         return self._options[spec]
 
     def lower_bound(self, spec: NodeSpec) -> tuple[float, float]:
         """Roofline of the best algorithm where nothing is known, the known minimum elsewhere."""
+        if spec.op.is_view:
+            return 0.0, 0.0
         known = self._options.get(spec)
         if known is not None and len(known):
             return float(known.times.min()), float(known.energies.min())
