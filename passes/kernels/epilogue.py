@@ -147,5 +147,6 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "exp": _exp,
     "sqrt": te.sqrt,
     "erf": _erf,
+    "gelu": lambda x: x * _f32(0.5) * (_f32(1) + _erf(x * _f32(math.sqrt(0.5)))),
 }
 """Every activation of the graph, as a te expression of a float32 expression and its constants."""

@@ -16,11 +16,13 @@ from joulec.passes.graph import (
     ChannelAffine,
     Concat,
     Conv2d,
+    LayerNorm,
     LocalResponseNorm,
     MatMul,
     MaxPool2d,
     NodeSpec,
     Opaque,
+    Pad,
     Reshape,
     Softmax,
     Split,
@@ -114,8 +116,17 @@ def _anchor(op: object, operands: Exprs, spec: NodeSpec) -> Any:
             shape = [-1, *([1] * (len(spec.results[0].shape) - 2))]
             scale, shift = (relax.op.reshape(operand, shape) for operand in operands[1:])
             return relax.op.add(relax.op.multiply(operands[0], scale), shift)
+        case LayerNorm():
+            shape = spec.results[0].shape
+            given = (np.ones, np.zeros)[len(operands) - 1 :]
+            absent = [relax.const(make(shape[op.axis :], spec.results[0].dtype)) for make in given]
+            axes = list(range(op.axis, len(shape)))
+            return relax.op.nn.layer_norm(*operands, *absent, axes=axes, epsilon=op.epsilon)
         case Softmax():
             return relax.op.nn.softmax(operands[0], axis=op.axis)
+        case Pad():
+            flat = [amount for pair in op.pads for amount in pair]
+            return relax.op.nn.pad(operands[0], flat, "constant", op.value)
         case Concat():
             return relax.op.concat(operands, axis=op.axis)
         case Reshape():
@@ -133,6 +144,7 @@ def _activation(kind: str, params: tuple[float, ...], data: Any) -> Any:
         "exp": relax.op.exp,
         "sqrt": relax.op.sqrt,
         "erf": relax.op.erf,
+        "gelu": relax.op.nn.gelu,
     }
     if kind in unary:
         return unary[kind](data)

@@ -4,8 +4,9 @@ from joulec.passes.graph.operators.base import Operator, OperatorError
 from joulec.passes.graph.operators.convolution import Conv2d
 from joulec.passes.graph.operators.elementwise import ACTIVATIONS, BINARIES, Activation, Add, Binary, ChannelAffine
 from joulec.passes.graph.operators.matmul import MatMul
-from joulec.passes.graph.operators.normalisation import LocalResponseNorm, Softmax
+from joulec.passes.graph.operators.normalisation import LayerNorm, LocalResponseNorm, Softmax
 from joulec.passes.graph.operators.opaque import Opaque
+from joulec.passes.graph.operators.padding import Pad
 from joulec.passes.graph.operators.pooling import AvgPool2d, MaxPool2d
 from joulec.passes.graph.operators.views import Concat, PlacedConcat, Reshape, Split, Transpose
 
@@ -19,12 +20,14 @@ __all__ = [
     "ChannelAffine",
     "Concat",
     "Conv2d",
+    "LayerNorm",
     "LocalResponseNorm",
     "MatMul",
     "MaxPool2d",
     "Opaque",
     "Operator",
     "OperatorError",
+    "Pad",
     "PlacedConcat",
     "Reshape",
     "Softmax",

@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[..., _Array]] = {
     "exp": np.exp,
     "sqrt": np.sqrt,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))),
 }
 
 BINARIES: dict[str, Callable[[_Array, _Array], _Array]] = {

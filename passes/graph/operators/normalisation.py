@@ -1,4 +1,4 @@
-"""Softmax and local response normalisation."""
+"""Softmax, layer and local response normalisation."""
 
 from __future__ import annotations
 
@@ -31,6 +31,41 @@ class Softmax(Operator):
         data = operands[0]
         raised = np.exp(data - data.max(axis=self.axis, keepdims=True))
         return ((raised / raised.sum(axis=self.axis, keepdims=True)).astype(data.dtype),)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm(Operator):
+    """(x - mean) / sqrt(variance + epsilon), times scale, plus shift (ONNX LayerNormalization).
+
+    Mean and variance are taken over the axes from ``axis`` (non-negative) to the last; scale and shift have the shape
+    of those axes. Operands: data; data and scale; or data, scale and shift.
+    """
+
+    axis: int
+    epsilon: float = 1e-5
+
+    def infer(self, operands: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        require(1 <= len(operands) <= 3, "layer_norm takes data, and perhaps scale and shift")
+        data = operands[0]
+        require(0 <= self.axis < len(data.shape), f"layer_norm: axis {self.axis} of {data}")
+        for operand in operands[1:]:
+            require(
+                operand == TensorType(data.shape[self.axis :], data.dtype),
+                f"layer_norm from axis {self.axis}: {operand} does not fit {data}",
+            )
+        return (data,)
+
+    def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:
+        return results[0].size * (6 + len(operands))
+
+    def evaluate(self, *operands: npt.NDArray[Any]) -> Arrays:
+        data = operands[0]
+        axes = tuple(range(self.axis, data.ndim))
+        centred = data - data.mean(axis=axes, keepdims=True)
+        result = centred / np.sqrt((centred**2).mean(axis=axes, keepdims=True) + self.epsilon)
+        for function, operand in zip((np.multiply, np.add), operands[1:], strict=False):
+            result = function(result, operand)
+        return (result.astype(data.dtype),)
 
 
 @dataclass(frozen=True, slots=True)

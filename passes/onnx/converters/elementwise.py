@@ -18,6 +18,15 @@ def _activation(kind: str) -> Converter:
     return lambda source: source.emit(Activation(kind), source.operand(0))
 
 
+def gelu(source: Source) -> Sequence[Operand] | None:
+    """The exact form; the one with tanh is another function."""
+    return (
+        None
+        if source.attribute("approximate", "none") != "none"
+        else source.emit(Activation("gelu"), source.operand(0))
+    )
+
+
 def leaky_relu(source: Source) -> Sequence[Operand] | None:
     """The slope of the negative side is 0.01 where none is given."""
     return source.emit(Activation("leaky_relu", (float(source.attribute("alpha", 0.01)),)), source.operand(0))
@@ -102,6 +111,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "Exp": _activation("exp"),
     "Sqrt": _activation("sqrt"),
     "Erf": _activation("erf"),
+    "Gelu": gelu,
     "LeakyRelu": leaky_relu,
     "Clip": clip,
     "Add": add,

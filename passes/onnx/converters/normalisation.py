@@ -1,4 +1,4 @@
-"""Batch and local response normalisation, softmax."""
+"""Batch, layer and local response normalisation, softmax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from joulec.passes.graph import ChannelAffine, LocalResponseNorm, Reshape, Softmax, literal
+from joulec.passes.graph import ChannelAffine, LayerNorm, LocalResponseNorm, Reshape, Softmax, literal
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Converter, Source
 
@@ -37,6 +37,17 @@ def lrn(source: Source) -> Sequence[Operand] | None:
     return source.emit(op, source.operand(0))
 
 
+def layer_normalization(source: Source) -> Sequence[Operand] | None:
+    """Scale and shift of the very shape of the normalised axes; mean and deviation are not asked for."""
+    data = source.operand(0)
+    shape = data.type.shape
+    axis = source.attribute("axis", -1) % len(shape)
+    operands = [source.operand(index) for index in (1, 2) if source.has(index)]
+    if len(source.outputs) != 1 or any(operand.type.shape != shape[axis:] for operand in operands):
+        return None
+    return source.emit(LayerNorm(axis, source.attribute("epsilon", 1e-5)), data, *operands)
+
+
 def softmax(source: Source) -> Sequence[Operand] | None:
     """Before opset 13 the operand is flattened to a matrix at ``axis``, which matters where a later axis is longer."""
     data = source.operand(0)
@@ -52,4 +63,9 @@ def softmax(source: Source) -> Sequence[Operand] | None:
     return source.emit(Reshape(shape), *source.emit(Softmax(1), matrix))
 
 
-CONVERTERS: Mapping[str, Converter] = {"BatchNormalization": batch_normalization, "LRN": lrn, "Softmax": softmax}
+CONVERTERS: Mapping[str, Converter] = {
+    "BatchNormalization": batch_normalization,
+    "LayerNormalization": layer_normalization,
+    "LRN": lrn,
+    "Softmax": softmax,
+}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from joulec.passes.graph import Concat, Reshape, Split, Transpose
+import numpy as np
+
+from joulec.passes.graph import Concat, Pad, Reshape, Split, Transpose
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Converter, Source
 
@@ -32,6 +34,30 @@ def split(source: Source) -> Sequence[Operand] | None:
     return source.emit(Split(axis, tuple(result.shape[axis] for result in source.result_types)), source.operand(0))
 
 
+def pad(source: Source) -> Sequence[Operand] | None:
+    """Constant mode, amounts and value known, none negative (that would crop)."""
+    data = source.operand(0).type
+    older = source.opset < 11
+    amounts = source.attribute("pads") if older else source.constant(1)
+    fill = source.attribute("value", 0.0) if older else source.constant(2) if source.has(2) else 0.0
+    if source.attribute("mode", "constant") != "constant" or amounts is None or fill is None:
+        return None
+    chosen = [*range(len(data.shape))]
+    if source.has(3):
+        axes = source.constant(3)
+        if axes is None:
+            return None
+        chosen = [int(axis) % len(data.shape) for axis in np.ravel(axes)]
+    flat = [int(amount) for amount in np.ravel(amounts)]
+    value = float(np.ravel(fill)[0])
+    if min(flat, default=0) < 0 or np.isnan(value) or len(flat) != 2 * len(chosen):
+        return None
+    pads = [(0, 0)] * len(data.shape)
+    for index, axis in enumerate(chosen):
+        pads[axis] = (flat[index], flat[index + len(chosen)])
+    return source.emit(Pad(tuple(pads), value), source.operand(0))
+
+
 def identity(source: Source) -> Sequence[Operand] | None:
     """Identity, and Cast from float32 to float32."""
     return None if source.constant(0) is not None else [source.operand(0)]
@@ -52,6 +78,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "Transpose": transpose,
     "Concat": concat,
     "Split": split,
+    "Pad": pad,
     "Identity": identity,
     "Cast": identity,
     "Dropout": dropout,
