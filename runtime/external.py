@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from joulec.profiler.candidate import Workload
+
 FUNCTION = "joulec.onnx"
 """Name of the packed function."""
+
+_COPIES = 3
+_COPIED_BYTES = 1 << 26
+"""Operands beyond this size find no cache warm anyway, so that one copy of them will do for measuring."""
+_OVERHEAD_CALLS = 2000
+_OVERHEAD_REPEATS = 7
 
 _log = logging.getLogger(__name__)
 _Array = npt.NDArray[Any]
@@ -163,3 +173,77 @@ class Externals:
 
 EXTERNALS = Externals()
 """What the packed function calls."""
+
+
+class _Repeated:
+    """One operator and the ring of arrays that its calls go through."""
+
+    def __init__(self, call: Callable[[Sequence[_Array]], None], ring: Sequence[Sequence[_Array]]) -> None:
+        self._call = call
+        self._ring = cycle(ring)
+
+    def run(self, calls: int) -> None:
+        """Execute ``calls`` times, each with the next arrays."""
+        for arrays in islice(self._ring, calls):
+            self._call(arrays)
+
+    def overhead_s(self) -> float:
+        """Seconds per call of the same loop around a function that does nothing, the least out of a few loops."""
+        idle = _Repeated(lambda arrays: None, [()])
+        spent_s = []
+        for _ in range(_OVERHEAD_REPEATS):
+            begin_s = time.perf_counter()
+            idle.run(_OVERHEAD_CALLS)
+            spent_s.append(time.perf_counter() - begin_s)
+        return min(spent_s) / _OVERHEAD_CALLS
+
+
+def build(payload: Any) -> Workload:
+    """What the measuring harness times: the operator by the very path that a compiled model calls it.
+
+    Args:
+        payload: has ``spec`` (``op.definition``, an ONNX model of one operator whose inputs are the operands;
+            ``operands`` with a ``type`` each and ``results``, types: ``shape`` and ``dtype``), ``target.threads`` and
+            ``seed``.
+
+    Returns:
+        A workload on seeded normal numbers; integers are ones or, where the operator refuses those, zeros (which are
+        valid as indices into anything), booleans are true.
+
+    Raises:
+        Exception: whatever ONNX Runtime or the reference evaluator raises for the operator.
+    """
+    spec = payload.spec
+    externals = Externals()
+    externals.acquire({spec.op.name: spec.op.definition}, payload.target.threads)
+    rng = np.random.default_rng(payload.seed)
+    types = [operand.type for operand in spec.operands]
+    results = [np.empty(type.shape, type.dtype) for type in spec.results]
+
+    def call(arrays: Sequence[_Array]) -> None:
+        externals(spec.op.name, arrays)
+
+    def operands(whole: int) -> list[_Array]:
+        return [_operand(rng, type.shape, np.dtype(type.dtype), whole) for type in types]
+
+    first = [*operands(1), *results]
+    try:
+        call(first)
+    except Exception as refusal:  # noqa: BLE001 - each runtime has its own errors for values that do not fit
+        whole, first = 0, [*operands(0), *results]
+        try:
+            call(first)
+        except Exception:  # noqa: BLE001 - the same; what the likelier values met is what there is to say
+            raise refusal from None
+    else:
+        whole = 1
+    size = sum(array.nbytes for array in first)
+    copies = _COPIES if size <= _COPIED_BYTES else 1
+    others = [[*operands(whole), *(array.copy() for array in results)] for _ in range(copies - 1)]
+    return _Repeated(call, [first, *others])
+
+
+def _operand(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], whole: int) -> _Array:
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape), dtype)
+    return np.full(shape, 1 if dtype.kind == "b" else whole, dtype)
