@@ -67,7 +67,7 @@ class Graph:
                 effects.append(node)
             for value in node.outputs:
                 if value in inputs or producers.get(value, node) != node:
-                    raise GraphError(f"value {value.name or value.key:x} is produced twice")
+                    raise GraphError(f"value {_label(value)} is produced twice")
                 producers[value] = node
         outputs = tuple(outputs)
         names = tuple(output_names) or tuple(value.name or f"output{i}" for i, value in enumerate(outputs))
@@ -84,7 +84,7 @@ class Graph:
         roots = [*self.effects, *(self.producers[value] for value in self.outputs if value in self.producers)]
         for value in self.outputs:
             if value not in self.producers and value not in known:
-                raise GraphError(f"output {value.name or value.key:x} has no producer")
+                raise GraphError(f"output {_label(value)} has no producer")
         for root in roots:
             stack: list[tuple[Node, Iterator[Value]]] = []
             if root not in state:
@@ -187,6 +187,10 @@ class Graph:
             graph = replace(graph, producers=live)
             graph.__dict__["nodes"] = nodes
         return graph
+
+
+def _label(value: Value) -> str:
+    return value.name or f"{value.key:x}"
 
 
 def _resolve(value: Value, targets: Mapping[Value, Value]) -> Value:
