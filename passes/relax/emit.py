@@ -117,16 +117,15 @@ def _anchor(op: object, operands: Exprs, spec: NodeSpec) -> Any:
             scale, shift = (relax.op.reshape(operand, shape) for operand in operands[1:])
             return relax.op.add(relax.op.multiply(operands[0], scale), shift)
         case LayerNorm():
-            shape = spec.results[0].shape
+            result = spec.results[0]
             given = (np.ones, np.zeros)[len(operands) - 1 :]
-            absent = [relax.const(make(shape[op.axis :], spec.results[0].dtype)) for make in given]
-            axes = list(range(op.axis, len(shape)))
+            absent = [relax.const(make(result.shape[op.axis :], result.dtype)) for make in given]
+            axes = list(range(op.axis, len(result.shape)))
             return relax.op.nn.layer_norm(*operands, *absent, axes=axes, epsilon=op.epsilon)
         case Softmax():
             return relax.op.nn.softmax(operands[0], axis=op.axis)
         case Pad():
-            flat = [amount for pair in op.pads for amount in pair]
-            return relax.op.nn.pad(operands[0], flat, "constant", op.value)
+            return relax.op.nn.pad(operands[0], [amount for pair in op.pads for amount in pair], "constant", op.value)
         case Concat():
             return relax.op.concat(operands, axis=op.axis)
         case Reshape():

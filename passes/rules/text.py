@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from itertools import count
 from typing import Any
 
-from joulec.passes.graph import Concatenated, Graph, Node, Operator, Padded, Value, Weight
+from joulec.passes.graph import Computed, Concatenated, Graph, Node, Operator, Padded, Value, Weight
 
 
 def show(graph: Graph) -> str:
@@ -52,4 +52,8 @@ def _constant(weight: Weight) -> str:
     if isinstance(weight, Concatenated):
         return f"[{' ; '.join(map(_constant, weight.parts))}]"
     shape = "x".join(map(str, weight.type.shape))
+    if isinstance(weight, Computed) and weight.function == "sum":
+        return f"({' + '.join(map(_constant, weight.parts))})"
+    if isinstance(weight, Computed):
+        return f"{weight.function}({', '.join([*map(_constant, weight.parts), shape])})"
     return f"pad({_constant(weight.part)} to {shape})" if isinstance(weight, Padded) else shape

@@ -118,6 +118,9 @@ MODELLED = [
     ("Dropout", [IMAGE], [], {}, 7),
     ("Dropout", [IMAGE], [np.float32(0.5)], {}, 12),
     ("Identity", [IMAGE], [], {}, 13),
+    ("Pad", [IMAGE], [], {"pads": [0, 0, 1, 2, 0, 1, 0, 3], "value": 1.5}, 2),
+    ("Pad", [IMAGE], [_i(0, 0, 1, 2, 0, 0, 0, 3)], {}, 13),
+    ("Pad", [IMAGE], [_i(1, 0, 0, 2), np.float32(-np.inf), _i(-1, 2)], {}, 18),
 ]
 
 # operators, or forms of them, that stay as they are
@@ -129,6 +132,7 @@ OPAQUE = [
     ("HardSigmoid", [IMAGE], [], {}, 13),
     ("PRelu", [IMAGE], [_f(6, 1, 1)], {}, 13),
     ("Pad", [IMAGE], [_i(0, 0, 1, 1, 0, 0, 2, 0)], {"mode": "reflect"}, 13),
+    ("Pad", [IMAGE], [_i(0, 0, 1, -1, 0, 0, 2, 0)], {}, 13),
     ("Slice", [IMAGE], [_i(1), _i(5), _i(2), _i(2)], {}, 13),
     ("Gather", [IMAGE], [_i(3, 0)], {"axis": 1}, 13),
     ("Clip", [IMAGE, (), ()], [], {}, 13),
