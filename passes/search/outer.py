@@ -172,6 +172,7 @@ class OuterSearch:
         tidy: canonicalises a rewritten graph.
         on_progress: called after every expansion with the statistics and the best value so far.
         clock: seconds, monotonic.
+        finder: finds substitutions; searches of one graph with equal rules may share one, which remembers.
     """
 
     rules: tuple[Rule, ...]
@@ -182,6 +183,7 @@ class OuterSearch:
     on_progress: Callable[[SearchStatistics, float], None] = lambda statistics, value: None
     clock: Callable[[], float] = time.monotonic
     statistics: SearchStatistics = field(default_factory=SearchStatistics)
+    finder: MoveFinder | None = None
 
     def run(self, graph: Graph) -> SearchResult:
         """Search from a canonical graph.
@@ -221,7 +223,7 @@ class OuterSearch:
         Returns:
             The best graphs, best first.
         """
-        finder = MoveFinder(self.rules, self.tidy)
+        finder = self.finder or MoveFinder(self.rules, self.tidy)
         best = start
         finalists = [start]
         seen = {start.key}
