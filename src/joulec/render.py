@@ -212,9 +212,9 @@ def show_run(report: Mapping[str, Any]) -> None:
         time = report["time"]
         energy = "" if time["energy_j"] is None else f", {show_energy(time['energy_j'])} ({time['energy_source']})"
         out.print(
-            f"batch {time['batch']}: {show_time(time['time_s'])}{energy} undisturbed; over all {time['calls']} calls "
-            f"mean {show_time(time['mean_s'])}, median {show_time(time['median_s'])}, "
-            f"fastest {show_time(time['min_s'])}",
+            f"batch {time['batch']}: {show_time(time['time_s'])}{energy}; {time['calls']} calls in {time['windows']} "
+            f"windows, the three fastest within {time['spread']:.1%}; over all calls mean {show_time(time['mean_s'])}, "
+            f"median {show_time(time['median_s'])}, fastest {show_time(time['min_s'])}",
             markup=False,
         )
     if "session" in report:
