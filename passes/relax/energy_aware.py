@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from joulec.passes.relax.importer import import_relax
 from joulec.passes.relax.reference import relax_reference
 from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.rules import RULES
+from joulec.passes.search.large import search
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, Plan, SearchOptions, SearchResult
+from joulec.passes.search.outer import Plan, SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError
 from joulec.passes.verification import DEFAULT_TOLERANCE, random_inputs, verify
 
@@ -65,10 +67,9 @@ class EnergyAwareOptimize:
         with Workbench.open(self.setup) as bench:
             fuses = bench.backend.fuses
             graph = canonicalise(import_relax(module, self.function), fuses)
-            search = OuterSearch(
-                RULES, bench.costs(self.objective), self.objective, self.search, lambda new: canonicalise(new, fuses)
-            )
-            self.result = search.run(graph)
+            costs = bench.costs(self.objective)
+            tidy = partial(canonicalise, fuses=fuses)
+            self.result = search(graph, RULES, costs, self.objective, self.search, tidy)
         best = self.result.best
         if not self.result.met_bounds:
             raise BoundsError(

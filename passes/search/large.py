@@ -50,7 +50,7 @@ class PartitionedSearch:
     rules: tuple[Rule, ...]
     costs: CostSource
     objective: Objective
-    options: SearchOptions = SearchOptions()
+    options: SearchOptions = field(default_factory=SearchOptions)
     tidy: Callable[[Graph], Graph] = lambda graph: graph
     on_progress: Callable[[SearchStatistics, float], None] = lambda statistics, value: None
     clock: Callable[[], float] = time.monotonic

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from joulec.passes.graph import Graph, Node, Value
 from joulec.passes.graph.values import content_key
@@ -45,7 +46,7 @@ def cut(graph: Graph, rules: tuple[Rule, ...], size: int, avoid: Iterable[Node] 
         choices = [place for place in range(low, high + 1) if place not in shunned] or [high]
         starts.append(min(choices, key=lambda place: (*width[place], abs(place - starts[-1] - size))))
     bounds = [*starts, len(nodes)]
-    return [_part(graph, nodes[begin:end]) for begin, end in zip(bounds, bounds[1:], strict=False) if end > begin]
+    return [_part(graph, nodes[begin:end]) for begin, end in pairwise(bounds) if end > begin]
 
 
 def _crossings(graph: Graph, rules: tuple[Rule, ...], positions: dict[Node, int]) -> list[int]:
@@ -94,8 +95,7 @@ def _part(graph: Graph, nodes: Sequence[Node]) -> Part:
         for value in node.outputs
         if value in returned or any(reader not in inside for reader in graph.consumers.get(value, ()))
     ]
-    kept = [node for node in graph.effects if node in inside]
-    part = Graph.build(inputs, outputs, [*nodes, *kept])
+    part = Graph.build(inputs, outputs, nodes)
     return Part(part, _signature(part))
 
 
