@@ -99,6 +99,21 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def write_file(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write any file atomically: the path holds either what it held before or the whole content.
+
+    Returns:
+        The path with links resolved.
+
+    Raises:
+        ArtifactError: the place cannot be written, or the disk is full.
+    """
+    target = check_writable(path)
+    with _saying(f"cannot write {target}"), _replacing(target) as file:
+        file.write(content)
+    return target
+
+
 def write_artifact(
     path: str | os.PathLike[str],
     manifest: Manifest,

@@ -14,9 +14,13 @@ import tvm
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
 from joulec.costdb.open import open_store
 from joulec.costdb.store import CostStore
+from joulec.passes.bench import ProfilingTotals
+from joulec.passes.canonical import canonicalise
+from joulec.passes.graph import Graph
 from joulec.passes.kernels.kernel import CpuTarget
 from joulec.passes.kernels.target import cpu_target
 from joulec.passes.relax.backend import RelaxBackEnd
+from joulec.passes.rules import RULES, Rule
 from joulec.passes.search.choices import CostSource
 from joulec.passes.search.costing import EnergyModel, MeasuredCosts, RooflineCosts
 from joulec.passes.search.objective import Objective
@@ -42,17 +46,6 @@ class Setup:
     meter: str = "auto"
     protocol: str = "adaptive"
     exclude_algorithms: tuple[str, ...] = ()
-
-
-@dataclass
-class ProfilingTotals:
-    """What measuring came to over all searches."""
-
-    measured: int = 0
-    reused: int = 0
-    failed: int = 0
-    unknown: int = 0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -110,6 +103,20 @@ class Workbench:
         )
         store = None if roofline_only else open_store(setup.costs)
         return Workbench(setup, target, device, meter, backend, store)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The substitutions that Relax modules can express."""
+        return RULES
+
+    @property
+    def why(self) -> str:
+        """Where energies come from, for people."""
+        return self.meter.why
+
+    def tidy(self, graph: Graph) -> Graph:
+        """A rewritten graph in canonical form."""
+        return canonicalise(graph, self.backend.fuses)
 
     def costs(self, objective: Objective | None) -> CostSource:
         """The cost source of a search; ``objective`` decides which candidates need not be measured."""

@@ -12,7 +12,7 @@ from joulec.passes.replay.rows import Row
 from joulec.passes.search.choices import Choice, Options
 from joulec.profiler.candidate import Work
 
-_NAMES = {
+ALGORITHMS = {
     "0": "implicit-gemm",
     "1": "implicit-precomputed-gemm",
     "2": "gemm",
@@ -46,9 +46,11 @@ class ReplayBackEnd:
 
     Attributes:
         rows: as `read_rows` gives them.
+        excluded: names of algorithms that must not be used.
     """
 
     rows: Mapping[str, Mapping[str, Row]]
+    excluded: frozenset[str] = frozenset()
 
     name = "replay"
 
@@ -72,7 +74,8 @@ class ReplayBackEnd:
         if not key:
             return (ReplayAlgorithm("free", None),)
         found = self.rows.get(key, {})
-        return tuple(ReplayAlgorithm(_NAMES.get(name, name or "default"), found[name]) for name in sorted(found))
+        every = (ReplayAlgorithm(ALGORITHMS.get(name, name or "default"), found[name]) for name in sorted(found))
+        return tuple(algorithm for algorithm in every if algorithm.name not in self.excluded)
 
 
 @dataclass

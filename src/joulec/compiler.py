@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import joulec
+from joulec.benches import open_workbench
 from joulec.faults import find_culprit
 from joulec.options import CompileOptions
 from joulec.passes.graph import Graph, Node
@@ -39,7 +40,7 @@ from joulec.report import (
 )
 from joulec.runtime.manifest import Budget, Entry, Manifest, TensorInfo
 from joulec.runtime.model import Model
-from joulec.searching import Searched, open_workbench, search_all
+from joulec.searching import Searched, search_all
 
 _Array = npt.NDArray[Any]
 

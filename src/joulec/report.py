@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from joulec.passes.bench import ProfilingTotals
 from joulec.passes.graph import Graph
-from joulec.passes.relax.workbench import ProfilingTotals
 from joulec.passes.search.outer import Plan, SearchResult
 from joulec.passes.verification import Verified
 from joulec.profiler.candidate import NO_WORK, Work
@@ -80,6 +80,7 @@ def search_json(result: SearchResult) -> dict[str, Any]:
         "graphs_expanded": statistics.expanded,
         "graphs_generated": statistics.generated,
         "duplicates": statistics.duplicates,
+        "inadmissible": statistics.inadmissible,
         "seconds": statistics.seconds,
         "optimal": result.best.optimal,
         "gap": 0.0 if result.best.optimal else None,

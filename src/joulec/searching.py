@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from joulec.options import CompileOptions, OptionError
-from joulec.passes.canonical import canonicalise
-from joulec.passes.kernels.registry import KERNELS
-from joulec.passes.relax.backend import TVM_OWN
-from joulec.passes.relax.workbench import Setup, Workbench
-from joulec.passes.rules import RULES
-from joulec.passes.search.choices import CostingError
+from joulec.benches import open_workbench
+from joulec.options import CompileOptions
+from joulec.passes.bench import Bench
+from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.objective import Objective, as_objective
 from joulec.passes.search.outer import OuterSearch, SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError, Totals
 from joulec.progress import Progress
 from joulec.quantities import show_energy, show_time
-from joulec.report import entry_json, profiling_json
+from joulec.report import profiling_json
 from joulec.sources import Source, read_sources
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A source with the outcome of its search."""
+    """A source with the outcome of its search, and the costs on which that rests."""
 
     source: Source
     result: SearchResult
-
-
-def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
-    """Open what the options name; see `Workbench.open` for what it raises.
-
-    Raises:
-        OptionError: TVM's own lowering is to be left out.
-    """
-    _check_exclusions(options.exclude_algorithms, progress)
-    bench = Workbench.open(
-        Setup(
-            target=options.target,
-            threads=options.threads,
-            costs=options.costs,
-            meter=options.meter,
-            protocol=options.protocol,
-            exclude_algorithms=tuple(options.exclude_algorithms),
-        )
-    )
-    bench.on_candidate = progress.candidate
-    bench.on_result = progress.result
-    return bench
-
-
-def _check_exclusions(excluded: Sequence[str], progress: Progress) -> None:
-    """A name that nothing has is most likely a slip, and would leave nothing out."""
-    known = [kernel.name for kernel in KERNELS]
-    for name in excluded:
-        if name == TVM_OWN:
-            raise OptionError(f"the algorithm {TVM_OWN} cannot be left out: it computes what no other algorithm does")
-        if name not in known:
-            progress.warn(f"no algorithm is called {name}, so none is left out; there are {', '.join(known)}")
+    costs: CostSource
 
 
 def objective_of(options: CompileOptions) -> Objective:
@@ -68,7 +33,12 @@ def objective_of(options: CompileOptions) -> Objective:
     return as_objective(options.objective, Bounds(options.max_time_s, options.max_energy_j, options.max_power_w))
 
 
-def search_all(model: Any, options: CompileOptions, bench: Workbench, progress: Progress) -> list[Searched]:
+def search_options(options: CompileOptions) -> SearchOptions:
+    """How far to search."""
+    return SearchOptions(options.alpha, options.budget, options.inner, options.distance, options.search_time_s)
+
+
+def search_all(model: Any, options: CompileOptions, bench: Bench, progress: Progress) -> list[Searched]:
     """One search per batch size, all sharing one cost source.
 
     Raises:
@@ -85,34 +55,19 @@ def search_all(model: Any, options: CompileOptions, bench: Workbench, progress: 
     for source in sources:
         progress.stage(f"searching for batch {source.batch}")
         search = OuterSearch(
-            rules=RULES,
+            rules=bench.rules,
             costs=costs,
             objective=objective,
-            options=SearchOptions(
-                options.alpha, options.budget, options.inner, options.distance, options.search_time_s
-            ),
-            tidy=lambda graph: canonicalise(graph, bench.backend.fuses),
+            options=search_options(options),
+            tidy=bench.tidy,
             on_progress=progress.search,
         )
         result = search.run(source.graph)
         progress.searched(source.batch, result)
         if not result.met_bounds:
             raise BoundsError(_nearest(source.batch, result.best.totals, objective))
-        found.append(Searched(source, result))
+        found.append(Searched(source, result, costs))
     return found
-
-
-def optimize_model(model: Any, options: CompileOptions, progress: Progress) -> tuple[dict[str, Any], str]:
-    """The search alone; nothing is compiled.
-
-    Returns:
-        The report, and where energies come from.
-    """
-    with open_workbench(options, progress) as bench:
-        found = search_all(model, options, bench, progress)
-        entries = {str(one.source.batch): entry_json(one.result, None) for one in found}
-        report = {"entries": entries, "profiling": profiling_json(bench.profiling), "verified": None}
-        return report, bench.meter.why
 
 
 def profile_model(
