@@ -43,8 +43,10 @@ def read_rows(path: Path) -> dict[str, Mapping[str, Row]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReplayError(f"cannot read measurements from {path}: {error}") from error
+    except OSError as error:
+        raise ReplayError(f"cannot read measurements from {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ReplayError(f"cannot read measurements from {path}: it is no text ({error.reason})") from error
     table: dict[str, dict[str, Row]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -152,12 +152,14 @@ def optimize(
     )  # fmt: skip
     from joulec.optimizing import Extras, optimize_model
     from joulec.render import Display, show_optimized
+    from joulec.render_search import show_extras
 
     with Display() as display:
         report, why = optimize_model(model, options, display, Extras(output, explain, frontier))
     if as_json:
         print_json(report)
     show_optimized(report, why)
+    show_extras(report)
 
 
 @app.command()
