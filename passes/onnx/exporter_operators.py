@@ -15,12 +15,14 @@ from joulec.passes.graph import (
     ChannelAffine,
     Concat,
     Conv2d,
+    LayerNorm,
     LocalResponseNorm,
     MatMul,
     MaxPool2d,
     Node,
     Opaque,
     Operator,
+    Pad,
     PlacedConcat,
     Reshape,
     Softmax,
@@ -39,6 +41,7 @@ _ACTIVATIONS: Mapping[str, str] = {
     "exp": "Exp",
     "sqrt": "Sqrt",
     "erf": "Erf",
+    "gelu": "Gelu",
 }
 """Activations without parameters."""
 _BINARIES: Mapping[str, str] = {"sub": "Sub", "mul": "Mul", "div": "Div"}
@@ -193,6 +196,24 @@ def _softmax(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
     writer.emit("Softmax", _anchors(writer, node), outputs, name=node.name, axis=node.op.axis)
 
 
+def _layer_norm(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    op, data = node.op, node.anchor_operands[0].type
+    assert isinstance(op, LayerNorm)
+    inputs = _anchors(writer, node)
+    if len(inputs) == 1:
+        inputs.append(writer.constant(np.ones(data.shape[op.axis :], data.dtype)))
+    writer.emit("LayerNormalization", inputs, outputs, name=node.name, axis=op.axis, epsilon=op.epsilon)
+
+
+def _pad(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
+    op = node.op
+    assert isinstance(op, Pad)
+    before, after = ([pair[side] for pair in op.pads] for side in (0, 1))
+    value = writer.constant(np.array(op.value, node.outputs[0].type.dtype), "value")
+    inputs = [*_anchors(writer, node), _integers(writer, [*before, *after]), value]
+    writer.emit("Pad", inputs, outputs, name=node.name)
+
+
 def _local_response_norm(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
     op = node.op
     assert isinstance(op, LocalResponseNorm)
@@ -233,10 +254,12 @@ EXPORTERS: Mapping[type[Operator], Exporter] = {
     ChannelAffine: Exporter(_channel_affine),
     Concat: Exporter(_concat),
     Conv2d: Exporter(_conv, _conv),
+    LayerNorm: Exporter(_layer_norm),
     LocalResponseNorm: Exporter(_local_response_norm),
     MatMul: Exporter(_matmul, _matmul, _matrices),
     MaxPool2d: Exporter(_max_pool),
     Opaque: Exporter(exporter_opaque.write),
+    Pad: Exporter(_pad),
     PlacedConcat: Exporter(_concat),
     Reshape: Exporter(_reshape),
     Softmax: Exporter(_softmax),

@@ -16,7 +16,7 @@ import onnx.numpy_helper
 from joulec.passes.graph import Value
 from joulec.passes.graph.node import Operand
 
-OPSET = 19
+OPSET = 20
 """ONNX's own operators are written in this version, or a later one that the original model uses."""
 
 Array = npt.NDArray[Any]
