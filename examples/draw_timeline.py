@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -72,8 +73,16 @@ def _throughput(samples: Sequence[Mapping[str, Any]], end_s: float) -> Points:
     return [point for i, rate in enumerate(slots) for point in ((i * SLOT_S, rate), ((i + 1) * SLOT_S, rate))]
 
 
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, 20… from the value on; 1 for nothing."""
+    if value <= 0:
+        return 1.0
+    scale = 10.0 ** math.floor(math.log10(value))
+    return next(step * scale for step in (1, 2, 5, 10) if step * scale >= value)
+
+
 def _panel(top: float, title: str, lines: Sequence[tuple[str, Points]], end_s: float) -> list[str]:
-    highest = 1.1 * max((value for _, points in lines for _, value in points), default=1.0) or 1.0
+    highest = _round_up(max((value for _, points in lines for _, value in points), default=0.0))
     width = WIDTH - LEFT - RIGHT
     bottom = top + PANEL
     parts = [f'<text x="{LEFT}" y="{top - 5}">{escape(title)}</text>']
