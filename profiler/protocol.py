@@ -115,12 +115,13 @@ class Adaptive:
     this process (`joulec.profiler.contention`) are set aside. Of the rest, those in the fastest mode (`summarise`)
     count: when they span ``least_s`` together, number ``least_samples`` and give a 95% confidence interval of the mean
     within ± ``precision``, it is done. A quiet machine is done at once; on one that is disturbed it goes on, for
-    ``budget_s`` at most, and then takes the fastest mode of the undisturbed samples or, where they are fewer than
-    ``least_samples``, of all. With a real sensor an energy window of its own follows, as long as the meter asks for;
-    with the estimate the energy follows from the work and the time.
+    ``patience_s`` where no sample was undisturbed and for ``budget_s`` where some were, and then takes the fastest mode
+    of the undisturbed samples or, where they are fewer than ``least_samples``, of all. With a real sensor an energy
+    window of its own follows, as long as the meter asks for; with the estimate the energy follows from the work and the
+    time.
 
-    A workload whose call takes longer than ``give_up_s`` after the warm-up is left at that one sample: its interval is
-    unknown, so its spread is infinite.
+    A workload that takes longer than ``give_up_s`` in its first undisturbed sample, or in ``least_samples`` disturbed
+    ones, is left at the fastest of them: its interval is unknown, so its spread is infinite.
 
     A call of 100 µs takes about 0.1 s in all.
     """
@@ -130,6 +131,7 @@ class Adaptive:
     least_samples: int = 5
     least_s: float = 0.05
     warmup_s: float = 0.02
+    patience_s: float = 0.5
     budget_s: float = 2.0
 
     @property
@@ -149,17 +151,17 @@ class Adaptive:
     ) -> Cost:
         """Time one workload; see the class."""
         overhead_s = workload.overhead_s()
-        call_s = _warm_up(workload, self.warmup_s, clock)
-        if give_up_s is not None and call_s - overhead_s > give_up_s:
-            summary = Summary(call_s, math.inf, 1)
-        else:
-            summary = self._sample(workload, call_s, clock, contention)
+        limit_s = math.inf if give_up_s is None else give_up_s + overhead_s
+        summary = self._sample(workload, limit_s, clock, contention)
         time_s = max(summary.mean_s - overhead_s, _LEAST_S)
         energy_j = _energy_j(workload, meter, work, time_s, summary.mean_s, overhead_s, clock)
         return Cost(time_s, energy_j, "measured", meter.source, summary.spread, summary.kept)
 
-    def _sample(self, workload: Workload, call_s: float, clock: Clock, contention: Callable[[], Contention]) -> Summary:
-        calls = max(1, math.ceil(self.sample_s / call_s))
+    def _sample(
+        self, workload: Workload, limit_s: float, clock: Clock, contention: Callable[[], Contention]
+    ) -> Summary:
+        """Warm up and take samples; ``limit_s`` is the time per call, overhead included, at which to give up."""
+        calls = max(1, math.ceil(self.sample_s / _warm_up(workload, self.warmup_s, clock)))
         least_samples, least_s = max(2, self.least_samples), min(self.least_s, self.budget_s)
         samples: list[float] = []
         undisturbed: list[float] = []
@@ -173,8 +175,11 @@ class Adaptive:
             samples.append((now_s - start_s) / calls)
             if not before.disturbed(contention(), now_s - start_s):
                 undisturbed.append(samples[-1])
+            if (undisturbed or len(samples) >= least_samples) and min(samples) > limit_s:
+                return Summary(min(samples), math.inf, 1)
             spent_s = now_s - begun_s
-            if spent_s >= self.budget_s and len(samples) >= least_samples:
+            patience_s = self.budget_s if undisturbed else min(self.patience_s, self.budget_s)
+            if spent_s >= patience_s and len(samples) >= least_samples:
                 return summarise(undisturbed if len(undisturbed) >= least_samples else samples)
             if spent_s < least_s or len(undisturbed) < looks_at:
                 continue
