@@ -9,7 +9,7 @@ from typing import Protocol
 
 from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure
 from joulec.passes.backend import Algorithm, BackEnd
-from joulec.passes.graph import NodeSpec
+from joulec.passes.graph import NodeSpec, Opaque
 from joulec.passes.search.choices import Choice, Options
 from joulec.passes.search.objective import Objective
 from joulec.profiler.candidate import Candidate, Work
@@ -43,10 +43,11 @@ class Measure(Protocol):
         """
 
 
-class _Views:
-    """Views move nothing and cost nothing."""
+@dataclass(frozen=True)
+class _Unpriced:
+    """What costs nothing (views) or cannot be measured (effects: they would be had a thousand times over)."""
 
-    name = "view"
+    name: str
 
     def work(self, spec: NodeSpec) -> Work:
         return Work(0.0, 0.0)
@@ -55,7 +56,14 @@ class _Views:
         return 0.0
 
 
-_VIEW = _Views()
+_VIEW, _EFFECT = _Unpriced("view"), _Unpriced("effect")
+
+
+def _unpriced(spec: NodeSpec) -> _Unpriced | None:
+    """Its only algorithm where a spec has no price. An effect stands in every graph alike, so it decides nothing."""
+    if spec.op.is_view:
+        return _VIEW
+    return _EFFECT if isinstance(spec.op, Opaque) and not spec.op.pure else None
 
 
 @dataclass
@@ -86,13 +94,13 @@ class MeasuredCosts:
         """Look all specs up in one query, then measure what is unknown and may win."""
         unseen = sorted((spec for spec in set(specs) if spec not in self._options), key=str)
         for spec in unseen:
-            if spec.op.is_view:
-                free = Cost(0.0, 0.0, "measured", self.energy_source)
-                self._options[spec] = Options([Choice(_VIEW, free)])
+            algorithm = _unpriced(spec)
+            if algorithm is not None:
+                self._options[spec] = Options([Choice(algorithm, Cost(0.0, 0.0, "measured", self.energy_source))])
         entries = [
             (self.backend.key(spec, algorithm), spec, algorithm)
             for spec in unseen
-            if not spec.op.is_view
+            if spec not in self._options
             for algorithm in self.backend.algorithms(spec)
         ]
         known = self.store.get_many([key for key, _, _ in entries]) if entries else {}
@@ -102,7 +110,7 @@ class MeasuredCosts:
             missing = race.contenders(entries)
             if missing:
                 self.measure(missing, race.may_win, known.__setitem__, race.give_up_s)
-        found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if not spec.op.is_view}
+        found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if spec not in self._options}
         for key, spec, algorithm in entries:
             outcome = known.get(key)
             if isinstance(outcome, Cost) and (outcome.energy_j is not None or not self._needs_energy):
@@ -124,7 +132,7 @@ class MeasuredCosts:
 
     def lower_bound(self, spec: NodeSpec) -> tuple[float, float]:
         """Roofline of the best algorithm where nothing is known, the known minimum elsewhere."""
-        if spec.op.is_view:
+        if _unpriced(spec) is not None:
             return 0.0, 0.0
         known = self._options.get(spec)
         if known is not None and len(known):
@@ -233,8 +241,9 @@ class RooflineCosts:
                 self._options[spec] = Options(self._price(spec))
 
     def _price(self, spec: NodeSpec) -> list[Choice]:
-        if spec.op.is_view:
-            return [Choice(_VIEW, Cost(0.0, 0.0, "estimated", "estimated"))]
+        free = _unpriced(spec)
+        if free is not None:
+            return [Choice(free, Cost(0.0, 0.0, "estimated", "estimated"))]
         choices = []
         for algorithm in self.backend.algorithms(spec):
             work, seconds = algorithm.work(spec), algorithm.lower_bound_s(spec)
