@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-BENCH_READY := $(VENV)/bench-ready
 
 .PHONY: demo test test-gpu lint type bench clean
 
@@ -24,7 +23,7 @@ lint: $(READY)
 type: $(READY)
 	$(BIN)/mypy
 
-bench: $(BENCH_READY)
+bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_default_pipeline.py
 	$(BIN)/python tests/benchmarks/bench_prediction.py
 
@@ -33,10 +32,6 @@ $(READY): pyproject.toml
 		"; name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
-
-$(BENCH_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	touch $@
 
 clean:
