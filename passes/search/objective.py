@@ -29,6 +29,8 @@ class Objective:
         function: value of (totals, totals of the original graph); works on arrays where ``vectorised``.
         bounds: what a result must keep.
         linear: for an objective a·time_s + b·energy_j + c, the weights (a, b) given the original's totals.
+        affine: for an objective a·time_s + b·energy_j + p·power_w + c, where c is the same for all assignments of a
+            graph, the weights (a, b, p) given the original's totals.
         monotone: it never falls when time or energy grows.
         product: it is c · time^a · energy^b with a, b ≥ 0, whose minimum lies on the lower hull of (time, energy).
         is_power: it is mean power, as a ratio or in watts.
@@ -41,6 +43,7 @@ class Objective:
     function: Function
     bounds: Bounds = field(default_factory=Bounds)
     linear: Callable[[Totals], tuple[float, float]] | None = None
+    affine: Callable[[Totals], tuple[float, float, float]] | None = None
     monotone: bool = False
     product: bool = False
     is_power: bool = False
@@ -125,6 +128,7 @@ _VARIABLES: dict[str, Function] = {
     "peak_memory_bytes": lambda totals, origin: totals.peak_memory_bytes,
     "kernels": lambda totals, origin: float(totals.kernels),
 }
+_FIGURES = frozenset({"flops", "bytes", "peak_memory_bytes", "kernels"})
 _OPERATORS: dict[type[ast.operator], tuple[Callable[[Any, Any], Any], Callable[[float, float], Any]]] = {
     ast.Add: (np.add, operator.add),
     ast.Sub: (np.subtract, operator.sub),
@@ -157,23 +161,26 @@ def parse_objective(text: str) -> Objective:
         raise ObjectiveError(f"the objective {text!r} depends on nothing: write {_HELP}")
     coefficients = _affine(tree)
 
-    def weights(origin: Totals) -> tuple[float, float]:
+    def weights(origin: Totals) -> tuple[float, float, float]:
         assert coefficients is not None
         get = coefficients.get
-        return (
-            _per(get("time", 0.0), origin.time_s) + get("time_s", 0.0),
-            _per(get("energy", 0.0), origin.energy_j) + get("energy_j", 0.0),
+        time, energy, power = (
+            _per(get(ratio, 0.0), getattr(origin, si)) + get(si, 0.0)
+            for ratio, si in (("time", "time_s"), ("energy", "energy_j"), ("power", "power_w"))
         )
+        return time, energy, power
 
+    linear = coefficients is not None and not coefficients.keys() & {"power", "power_w", *_FIGURES}
     return Objective(
         text.strip(),
         function,
-        linear=None if coefficients is None else weights,
+        linear=(lambda origin: weights(origin)[:2]) if linear else None,
+        affine=None if coefficients is None else weights,
         monotone=_monotone(tree),
         product=_product(tree),
         is_power=isinstance(tree, ast.Name) and tree.id in ("power", "power_w"),
         uses_energy=bool(names & {"energy", "energy_j", "power", "power_w"}),
-        uses_figures=bool(names & {"flops", "bytes", "peak_memory_bytes", "kernels"}),
+        uses_figures=bool(names & _FIGURES),
     )
 
 
@@ -237,12 +244,12 @@ def _constant(node: ast.expr) -> float | None:
 
 
 def _affine(node: ast.expr) -> dict[str, float] | None:
-    """Coefficients of an affine function of time and energy (constants under ""), None for anything else."""
+    """Coefficients of an affine function of single variables (constants under ""), None for anything else."""
     constant = _constant(node)
     if constant is not None:
         return {"": constant}
     match node:
-        case ast.Name(id="time" | "time_s" | "energy" | "energy_j" as name):
+        case ast.Name(id=name) if name in _VARIABLES:
             return {name: 1.0}
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             return _scaled(_affine(inner), -1.0)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from joulec.passes.graph import Graph, Node
 from joulec.passes.rules import Rule
 from joulec.passes.search.choices import Choice, CostingError, CostSource, Options
-from joulec.passes.search.inner import Assignment, InnerSearch, Mode
+from joulec.passes.search.edges import EdgeCosts, edge_tables
+from joulec.passes.search.inner import Assignment, BoundMethod, InnerSearch, Mode
 from joulec.passes.search.moves import Move, MoveFinder, Moves
 from joulec.passes.search.objective import Objective, ObjectiveError
 from joulec.passes.search.pricing import Price, make_pricer
@@ -20,6 +21,8 @@ from joulec.passes.search.totals import GraphFigures, Totals
 
 _KEYS = (1 << 128) - 1
 _FINALISTS = 8
+_SOLVED = 256
+_CROWD = 4096
 _SMALL = 4096
 
 
@@ -33,6 +36,7 @@ class SearchOptions:
         inner: how algorithms are assigned; ``none`` keeps the fastest of every node.
         distance: d of the inner search's neighbourhood.
         time_limit_s: seconds after which the best so far is returned; None for no limit.
+        bound_method: how the inner search keeps bounds.
     """
 
     alpha: float = 1.05
@@ -40,6 +44,7 @@ class SearchOptions:
     inner: Mode = "exact"
     distance: int = 2
     time_limit_s: float | None = None
+    bound_method: BoundMethod = "exact"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Plan:
         optimal: whether no other assignment of this graph is better, proven.
         applied: the substitutions that led here from the original graph, in order: (rule, graph after it).
         path: the same as indices among the moves of each graph on the way.
+        gap: how far the objective may lie above its least on this graph, relative to it; None: nothing is proven.
     """
 
     graph: Graph
@@ -60,6 +66,7 @@ class Plan:
     optimal: bool = False
     applied: tuple[tuple[str, Graph], ...] = ()
     path: tuple[int, ...] = ()
+    gap: float | None = None
 
     @property
     def assignment(self) -> Mapping[Node, Choice]:
@@ -207,9 +214,16 @@ class OuterSearch:
         fastest = InnerSearch(self.objective, origin, "none").solve(options, figures)
         if math.isnan(fastest.value):
             raise ObjectiveError(f"the objective {self.objective.name} has no value for the original graph")
-        self._inner = InnerSearch(self.objective, origin, self.options.inner, self.options.distance)
+        self._inner = InnerSearch(
+            self.objective, origin, self.options.inner, self.options.distance, self.options.bound_method
+        )
         small = math.prod(min(len(of), _SMALL) for of in options) <= _SMALL
-        self._pricer = make_pricer(self.objective, origin, self.options.inner, exactly=small)
+        linked = isinstance(self.costs, EdgeCosts)
+        self._pricer = None
+        if not linked:
+            self._pricer = make_pricer(
+                self.objective, origin, self.options.inner, self.options.bound_method, exactly=small
+            )
         start = _State(graph.key, self._whole_price(graph), graph=graph)
         state, assignment = self._winner(self._explore(start, began))
         self.statistics.seconds = self.clock() - began
@@ -221,7 +235,7 @@ class OuterSearch:
         """Algorithm 1.
 
         Returns:
-            The best graphs, best first.
+            The graphs that may win, best first.
         """
         finder = self.finder or MoveFinder(self.rules, self.tidy)
         best = start
@@ -243,11 +257,13 @@ class OuterSearch:
                 if improves or self._keeps(found.price, best.price):
                     heapq.heappush(queue, (found.order, found))
                     finalists.append(found)
-            if len(finalists) > 64 * _FINALISTS:
-                finalists = heapq.nsmallest(_FINALISTS, finalists, key=lambda one: one.order)
+                elif self._bounding:
+                    finalists.append(found)
+            if len(finalists) > _CROWD:
+                finalists = self._hopeful(finalists)
             self.on_progress(self.statistics, best.price.rank[1])
         self.statistics.exhausted = not queue
-        return heapq.nsmallest(_FINALISTS, finalists, key=lambda one: one.order)
+        return sorted(finalists, key=lambda one: one.order)
 
     def _moves(self, finder: MoveFinder, state: _State) -> Moves:
         graph = state.built()
@@ -290,7 +306,7 @@ class OuterSearch:
         options = self._options(graph.nodes)
         if self._pricer is not None:
             return self._pricer.whole(options)
-        solved = self._inner.solve(options, GraphFigures.of(graph))
+        solved = self._solve(graph)
         return Price(solved.rank, float(solved.totals.time_s), float(solved.totals.energy_j))
 
     def _keeps(self, found: Price, best: Price) -> bool:
@@ -324,21 +340,49 @@ class OuterSearch:
     def _options(self, nodes: Iterable[Node]) -> list[Options]:
         return [self.costs.options(node.spec) for node in nodes]
 
+    def _solve(self, graph: Graph) -> Assignment:
+        options = self._options(graph.nodes)
+        return self._inner.solve(options, GraphFigures.of(graph), edge_tables(graph, options, self.costs))
+
+    @property
+    def _bounding(self) -> bool:
+        """Whether prices are lower bounds that the best assignment may lie above."""
+        return self._pricer is not None and self._pricer.bounding and not self._pricer.exact
+
+    def _hopeful(self, finalists: Sequence[_State]) -> list[_State]:
+        """The graphs that may still win, once the one of the least price is solved."""
+        ordered = sorted(finalists, key=lambda one: one.order)
+        if not self._bounding:
+            return ordered[:_FINALISTS]
+        reached = self._solve(ordered[0].built()).rank
+        return [ordered[0], *(state for state in ordered[1 : _CROWD // 2] if state.price.rank < reached)]
+
     def _winner(self, finalists: Sequence[_State]) -> tuple[_State, Assignment]:
-        """The best of the finalists, each under the assignment that the inner search finds for it."""
-        solved = []
-        for state in finalists:
-            graph = state.built()
-            solved.append((state, self._inner.solve(self._options(graph.nodes), GraphFigures.of(graph))))
-            if self._pricer is None or self._pricer.exact:
+        """The best of the finalists, each under the assignment that the inner search finds for it.
+
+        Where prices are lower bounds, all are solved that may still win, in the order of their prices.
+        """
+        best = finalists[0], self._solve(finalists[0].built())
+        if self._pricer is None or self._pricer.exact:
+            return best
+        for state in finalists[1 : _SOLVED if self._bounding else _FINALISTS]:
+            if self._bounding and not state.price.rank < best[1].rank:
                 break
-        return min(solved, key=lambda pair: (*pair[1].rank, pair[0].key))
+            graph = state.built()
+            if best[1].excess > 0.0 or not self._bounding:
+                found: Assignment | None = self._solve(graph)
+            else:
+                found = self._inner.improve(self._options(graph.nodes), GraphFigures.of(graph), best[1].value)
+            if found is not None and found.rank < best[1].rank:
+                best = state, found
+        return best
 
     def _plan(self, state: _State, assignment: Assignment) -> Plan:
         graph = state.built()
         options = self._options(graph.nodes)
         chosen = tuple(of.choices[pick] for of, pick in zip(options, assignment.picks, strict=True))
-        return Plan(graph, chosen, assignment.totals, assignment.optimal, state.applied(), state.path())
+        applied, path = state.applied(), state.path()
+        return Plan(graph, chosen, assignment.totals, assignment.optimal, applied, path, assignment.gap)
 
 
 def _fastest(options: Sequence[Options], figures: GraphFigures) -> Totals:

@@ -1,8 +1,9 @@
 """What a rewritten graph costs, found from what its parent costs and what changed.
 
 The outer search prices thousands of graphs and looks closely at few. A pricer ranks a graph without building it: by the
-best assignment where that is separable, else by the best vertex of the lower hull of all (time, energy) sums, which is
-the optimum itself for power and for products. The graph that wins is solved by the inner search.
+best assignment where that is separable, else by what the lower hull of all (time, energy) sums tells. For power and for
+products the best vertex of it is the optimum itself; for mixes and under bounds the hull is a relaxation, whose minimum
+no assignment lies below. The graphs that can still win are solved by the inner search.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import numpy as np
 
 from joulec.passes.search.choices import Options
 from joulec.passes.search.hull import sums
-from joulec.passes.search.inner import Mode
+from joulec.passes.search.inner import BoundMethod, Mode
 from joulec.passes.search.objective import Objective
-from joulec.passes.search.totals import Totals
+from joulec.passes.search.relaxation import relax_curve
+from joulec.passes.search.surface import Excess, Surface, surface_of
+from joulec.passes.search.totals import Bounds, GraphFigures, Totals
+
+_NO_FIGURES = GraphFigures(0.0, 0.0, 0.0, 0)
 
 Rank = tuple[float, float]
 """(excess over the bounds, value of the objective): smaller is better."""
@@ -49,6 +54,10 @@ class Pricer(Protocol):
     def exact(self) -> bool:
         """Whether a price is that of the best assignment."""
 
+    @property
+    def bounding(self) -> bool:
+        """Whether no assignment of a graph ranks before its price."""
+
     def whole(self, options: Sequence[Options]) -> Price:
         """The price of a graph from all its nodes."""
 
@@ -56,12 +65,15 @@ class Pricer(Protocol):
         """The price after some nodes went and others came."""
 
 
-def make_pricer(objective: Objective, origin: Totals, mode: Mode, *, exactly: bool) -> Pricer | None:
+def make_pricer(
+    objective: Objective, origin: Totals, mode: Mode, bound_method: BoundMethod = "exact", *, exactly: bool
+) -> Pricer | None:
     """A pricer for the objective; None where each graph has to be solved by itself.
 
     Args:
         origin: totals of the original graph.
         mode: how the inner search assigns algorithms.
+        bound_method: how it keeps bounds.
         exactly: no pricer that is not exact.
     """
     if objective.uses_figures or not objective.vectorised:
@@ -74,7 +86,10 @@ def make_pricer(objective: Objective, origin: Totals, mode: Mode, *, exactly: bo
         return None
     if objective.is_power and not objective.bounds:
         return PowerPricer(objective, origin)
-    pricer = HullPricer(objective, origin)
+    surface = None
+    if not (objective.product and not objective.bounds) and not (objective.bounds and bound_method == "weights"):
+        surface = surface_of(objective, origin, _NO_FIGURES) if objective.uses_energy else None
+    pricer = HullPricer(objective, origin, surface)
     return None if exactly and not pricer.exact else pricer
 
 
@@ -86,6 +101,7 @@ class SeparablePricer:
     origin: Totals
     weights: tuple[float, float]
     exact: bool = True
+    bounding: bool = True
 
     def whole(self, options: Sequence[Options]) -> Price:
         """Sums over the nodes."""
@@ -137,6 +153,7 @@ class PowerPricer(_Counting):
     objective: Objective
     origin: Totals
     exact: bool = True
+    bounding: bool = True
 
     def _solve(self, counts: Mapping[Options, int], near: Price | None) -> Price:
         """Minimise ΣE - λΣT for falling λ until the minimum is zero; then λ is the least power."""
@@ -156,21 +173,41 @@ class PowerPricer(_Counting):
 
 @dataclass(frozen=True)
 class HullPricer(_Counting):
-    """The best vertex of the lower hull of all sums: the optimum of a product, near it for other mixes and bounds."""
+    """The lower hull of all sums: its minimum under the bounds where there is a surface, else its best vertex.
+
+    Attributes:
+        surface: the objective as a relaxation sees it; None for products, where the best vertex is the optimum, and
+            for what cannot be relaxed, where it is near it.
+    """
 
     objective: Objective
     origin: Totals
+    surface: Surface | None = None
 
     @property
     def exact(self) -> bool:
         """For products without bounds."""
         return self.objective.product and not self.objective.bounds
 
+    @property
+    def bounding(self) -> bool:
+        """With a surface."""
+        return self.exact or self.surface is not None
+
     def _solve(self, counts: Mapping[Options, int], near: Price | None) -> Price:
         times, energies = sums((of.hull, count) for of, count in counts.items())
-        totals = Totals(times, energies)
-        value = np.broadcast_to(self.objective.value(totals, self.origin), times.shape)
-        excess = np.broadcast_to(self.objective.bounds.excess(totals), times.shape)
-        best = int(np.lexsort((value, excess))[0])
-        rank = (float(excess[best]), float(value[best]))
+        if self.surface is None:
+            totals = Totals(times, energies)
+            value = np.broadcast_to(self.objective.value(totals, self.origin), times.shape)
+            excess = np.broadcast_to(self.objective.bounds.excess(totals), times.shape)
+            best = int(np.lexsort((value, excess))[0])
+            rank = (float(excess[best]), float(value[best]))
+            return Price(rank, float(times[best]), float(energies[best]), counts)
+        least = relax_curve(self.surface, self.objective.bounds, times, energies).least
+        best = int(least.argmin())
+        rank = (0.0, float(least[best]))
+        if least[best] == math.inf:
+            over = relax_curve(Excess(self.objective.bounds), Bounds(), times, energies).least
+            best = int(over.argmin())
+            rank = (float(over[best]), float(relax_curve(self.surface, Bounds(), times, energies).least.min()))
         return Price(rank, float(times[best]), float(energies[best]), counts)

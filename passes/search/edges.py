@@ -1,0 +1,86 @@
+"""Costs that depend on the algorithms at both ends of an edge, such as the conversion between two layouts.
+
+With them no node can be judged on its own: a weighted sum of time and energy becomes a partitioned Boolean quadratic
+problem (`quadratic`), and every vertex of the lower hull of all (time, energy) sums is the solution of one of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.passes.graph import Graph, NodeSpec, Value
+from joulec.passes.search.choices import Options
+
+Floats = npt.NDArray[np.float64]
+
+
+@runtime_checkable
+class EdgeCosts(Protocol):
+    """What a cost source may offer beyond the costs of nodes."""
+
+    def edge(
+        self, spec_from: NodeSpec, choice_from: int, spec_to: NodeSpec, operand: int, choice_to: int
+    ) -> tuple[float, float]:
+        """Seconds and joules between a producer and the operand of a consumer that reads it, under two choices.
+
+        Args:
+            spec_from: the producer.
+            choice_from: index among its options.
+            spec_to: the consumer.
+            operand: index among the consumer's operands.
+            choice_to: index among its options.
+
+        Returns:
+            Infinite seconds and joules where the two choices do not go together.
+        """
+
+
+@dataclass(frozen=True)
+class EdgeTable:
+    """Costs of one edge: rows are the source's choices, columns the target's.
+
+    Attributes:
+        source: index of the producing node.
+        target: index of the consuming node.
+        seconds: seconds of each pair.
+        joules: joules of each pair.
+    """
+
+    source: int
+    target: int
+    seconds: Floats
+    joules: Floats
+
+
+def edge_tables(graph: Graph, options: Sequence[Options], costs: object) -> tuple[EdgeTable, ...]:
+    """The edges of a graph that cost something; none where the cost source knows of none.
+
+    Args:
+        graph: its nodes in the order of the options.
+        options: per node, its algorithms.
+        costs: the cost source, with `EdgeCosts` or without.
+    """
+    if not isinstance(costs, EdgeCosts):
+        return ()
+    index = {node: position for position, node in enumerate(graph.nodes)}
+    tables = []
+    for target, node in enumerate(graph.nodes):
+        for operand, value in enumerate(node.operands):
+            producer = graph.producers.get(value) if isinstance(value, Value) else None
+            if producer is None:
+                continue
+            source = index[producer]
+            found = np.array(
+                [
+                    [costs.edge(producer.spec, i, node.spec, operand, j) for j in range(len(options[target]))]
+                    for i in range(len(options[source]))
+                ]
+            )
+            if found.any():
+                tables.append(EdgeTable(source, target, found[..., 0], found[..., 1]))
+    return tuple(tables)
