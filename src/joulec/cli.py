@@ -309,7 +309,7 @@ def main() -> None:
 def _with_explain(arguments: list[str]) -> list[str]:
     """The arguments with an empty value for an --explain that has none: at the end, or before an option or a file."""
     full = []
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
         bare = argument == "--explain" and (following.startswith("-") or Path(following).exists())
         full.append("--explain=" if bare else argument)
     return full
