@@ -1,0 +1,64 @@
+"""What the command tells of itself and of the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+import joulec as package
+
+COMMANDS = (("compile",), ("optimize",), ("profile",), ("run",), ("devices",), ("db", "info"))
+
+
+def test_version(joulec):
+    done = joulec("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"joulec {package.__version__}\n", "")
+
+
+def test_without_a_command_help_is_shown(joulec):
+    done = joulec()
+    assert done.returncode == 2
+    for command in ("compile", "optimize", "profile", "run", "db", "devices"):
+        assert command in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_an_example(joulec, command):
+    done = joulec(*command, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert f"Example: joulec {' '.join(command)}" in done.stdout
+
+
+def test_devices(joulec):
+    (cpu,) = [device for device in joulec.json("devices")["devices"] if device["kind"] == "cpu"]
+    assert cpu["id"] == "cpu"
+    assert "estimate" in cpu["meters"]
+    shown = joulec("devices")
+    assert shown.returncode == 0
+    assert cpu["name"].split()[0] in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_database_of_nobody(joulec):
+    info = joulec.json("db", "info")
+    assert info["path"] == str(joulec.costs)
+    assert (info["rows"], info["failures"], info["by_source"], info["devices"]) == (0, 0, {}, {})
+    assert info["last_measured_at"] is None
+
+
+def test_database_after_a_compilation(compiled):
+    info = compiled.joulec.json("db", "info")
+    assert info["rows"] >= compiled.report["profiling"]["measured"]
+    assert info["failures"] == 0
+    assert info["by_source"]["measured"] == info["rows"]
+    assert sum(info["devices"].values()) == info["rows"]
+    shown = compiled.joulec("db", "info")
+    assert shown.returncode == 0
+    assert f"{info['rows']} (0 failures)" in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_the_option_names_a_database_before_the_environment(joulec, tmp_path):
+    other = tmp_path / "other.db"
+    assert joulec.json("db", "info", "--costs", other)["path"] == str(other)
+    assert not joulec.costs.exists()

@@ -1,0 +1,95 @@
+"""``joulec run``: outputs, timing, and a session under a cap that changes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from cli_support import ROWS, Command, reference
+
+import joulec as package
+from joulec.runtime.manifest import Budget
+
+WATTS = {1: 40.0, 2: 60.0, 4: 80.0, 8: 150.0}
+MARGIN = 0.8
+PHASE_S = 2.0
+
+
+@pytest.fixture
+def here(tmp_path):
+    return Command(tmp_path, tmp_path / "costs.db")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_outputs_are_those_of_onnxruntime(here, batches, rows):
+    x = np.random.default_rng(rows).standard_normal((rows, 3, 8, 8)).astype("float32")
+    np.savez(here.folder / "in.npz", x=x)
+    done = here("run", batches.artifact, "--inputs", "in.npz", "--outputs", "out.npz")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert f"output y: float32[{rows}, 10]" in done.stderr
+    with np.load(here.folder / "out.npz", allow_pickle=False) as found:
+        assert found.files == ["y"]
+        np.testing.assert_allclose(found["y"], reference(batches.model, x), rtol=1e-4, atol=1e-4)
+    assert sorted(path.name for path in here.folder.iterdir()) == ["in.npz", "out.npz"]
+
+
+def test_timing(here, batches):
+    x = np.random.default_rng(5).standard_normal((4, 3, 8, 8)).astype("float32")
+    np.savez(here.folder / "in.npz", x=x)
+    report = here.json("run", batches.artifact, "--inputs", "in.npz", "--print-time", "--repeat", "5", "--threads", "1")
+    assert report["outputs"] == {"y": {"shape": [4, 10], "dtype": "float32"}}
+    time = report["time"]
+    assert time["batch"] == 4
+    assert time["calls"] >= 5
+    assert 0 < time["min_s"] <= time["median_s"]
+    assert time["min_s"] <= time["mean_s"]
+    assert time["energy_j"] > 0
+    assert time["energy_source"] in ("estimated", "rapl")
+
+
+@pytest.fixture
+def every_size_pays(batches, tmp_path):
+    """The artifact, with times in it that make each batch size worth choosing: a session leaves out the others."""
+    path = tmp_path / "every.joulec"
+    with package.load(batches.artifact) as model:
+        model.annotate({rows: Budget(1e-3 * rows**0.5, "measured") for rows in ROWS})
+        assert model.useful_batch_sizes == ROWS
+        model.save(path)
+    return path
+
+
+def settled_size(cap_w):
+    """The one batch size that draws [0.8 cap, cap]."""
+    (size,) = [size for size, watts in WATTS.items() if MARGIN * cap_w <= watts <= cap_w]
+    return size
+
+
+def test_the_batch_size_follows_a_cap_that_halves_and_returns(here, every_size_pays):
+    caps = {0.0: 180.0, PHASE_S: 90.0, 2 * PHASE_S: 180.0}
+    (here.folder / "watts.json").write_text(json.dumps({str(size): watts for size, watts in WATTS.items()}))
+    trace = "".join(f"{t_s},{cap_w}\n" for t_s, cap_w in caps.items())
+    (here.folder / "cap.csv").write_text(f"t_s,cap_w\n{trace}")
+    session = here.json(
+        "run",
+        every_size_pays,
+        "--cap-file",
+        "cap.csv",
+        "--duration",
+        f"{3 * PHASE_S}s",
+        "--meter",
+        "scripted:watts.json",
+    )["session"]
+    assert session["power_source"] == "simulated"
+    timeline = session["timeline"]
+    for begin_s, cap_w in caps.items():
+        late = [one for one in timeline if begin_s + PHASE_S / 2 <= one["t_s"] <= begin_s + PHASE_S - 0.2]
+        assert {one["batch"] for one in late} == {settled_size(cap_w)}
+        assert {one["cap_w"] for one in late} == {cap_w}
+        assert all(one["power_w"] == pytest.approx(WATTS[one["batch"]]) for one in late)
+        assert sum(one["items"] for one in late) > 0
+    assert [change["after"] for change in session["batch_changes"]][-1] == session["batch"] == 8
+    assert session["above_cap_s"] < PHASE_S / 4
+    assert session["items"] == pytest.approx(sum(one["items"] for one in timeline))
+    assert session["power_cap_w"] == caps[2 * PHASE_S]
