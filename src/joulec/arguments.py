@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 
 
+class BoundMethod(StrEnum):
+    """How bounds are kept."""
+
+    exact = "exact"
+    weights = "weights"
+
+
 class Inner(StrEnum):
     """How algorithms are assigned."""
 
@@ -98,6 +105,12 @@ Alpha = Annotated[float, typer.Option(min=1.0, help="Graphs that cost less than 
 Budget = Annotated[int, typer.Option(min=0, help="Graphs that the outer search expands; 0 turns it off.")]
 InnerMode = Annotated[Inner, typer.Option(help="How algorithms are assigned.")]
 Distance = Annotated[int, typer.Option(min=1, help="Nodes that the neighbourhood search changes at once.")]
+BoundBy = Annotated[
+    BoundMethod,
+    typer.Option(
+        "--bound-method", help="How bounds are kept: exactly, or by the best weights between time and energy."
+    ),
+]
 Costs = Annotated[
     str | None,
     typer.Option(

@@ -35,7 +35,7 @@ def explain(
     if rule is not None:
         return _places(one, bench, rule)
     origin = one.result.origin.totals
-    inner = InnerSearch(objective, origin, options.inner, options.distance)
+    inner = InnerSearch(objective, origin, options.inner, options.distance, options.bound_method)
     steps = []
     before, value = origin, float(objective.value(origin, origin))
     for name, graph in (("algorithms", one.source.graph), *one.result.best.applied):

@@ -25,6 +25,7 @@ class CompileOptions:
         budget: graphs that the outer search expands; 0 turns it off.
         inner: how algorithms are assigned.
         distance: d of the inner search's neighbourhood.
+        bound_method: how bounds are kept: exactly, or by the best weights between time and energy.
         costs: the cost database's URL or path, ``model`` for a roofline, None for the user's own database.
         meter: ``auto``, ``nvml``, ``rapl`` or ``estimate``.
         protocol: measurement protocol.
@@ -46,6 +47,7 @@ class CompileOptions:
     budget: int = 300
     inner: Literal["exact", "neighbourhood", "none"] = "exact"
     distance: int = 2
+    bound_method: Literal["exact", "weights"] = "exact"
     costs: str | None = None
     meter: str = "auto"
     protocol: Literal["adaptive", "paper"] = "adaptive"
@@ -67,7 +69,11 @@ class CompileOptions:
         _require(self.alpha >= 1, "alpha", "at least 1", self.alpha)
         _require(self.budget >= 0, "budget", "at least 0", self.budget)
         _require(self.seed >= 0, "seed", "at least 0", self.seed)
-        for name, known in (("inner", ("exact", "neighbourhood", "none")), ("protocol", ("adaptive", "paper"))):
+        for name, known in (
+            ("inner", ("exact", "neighbourhood", "none")),
+            ("bound_method", ("exact", "weights")),
+            ("protocol", ("adaptive", "paper")),
+        ):
             _require(getattr(self, name) in known, name, f"one of {', '.join(known)}", getattr(self, name))
 
 

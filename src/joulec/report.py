@@ -83,7 +83,7 @@ def search_json(result: SearchResult) -> dict[str, Any]:
         "inadmissible": statistics.inadmissible,
         "seconds": statistics.seconds,
         "optimal": result.best.optimal,
-        "gap": 0.0 if result.best.optimal else None,
+        "gap": 0.0 if result.best.optimal else result.best.gap,
         "cut": statistics.cut,
         "substitutions": [{"rule": rule, "count": count} for rule, count in result.substitutions],
     }
