@@ -30,7 +30,7 @@ class Definition:
 
 
 def define(module: Any, call: Any) -> tuple[Definition, list[Any]]:
-    """The definition of a call and the expressions of its tensor operands, in the order of its parameters."""
+    """The definition of a call on tensors of fixed shape, and the expressions of these in the order of its parameters."""
     operands: list[Any] = []
     parameters: list[Any] = []
 
@@ -39,7 +39,7 @@ def define(module: Any, call: Any) -> tuple[Definition, list[Any]]:
             return relax.Tuple([abstract(part) for part in expression.fields])
         if isinstance(expression, (relax.Var, tvm.ir.GenericConst)) and isinstance(expression.ty, relax.TensorType):
             operands.append(expression)
-            parameters.append(relax.Var(f"p{len(parameters)}", expression.ty))
+            parameters.append(relax.Var(f"p{len(parameters)}", _anew(expression.ty)))
             return parameters[-1]
         return expression
 
@@ -90,6 +90,11 @@ def _rename(function: Any, renamed: dict[Any, Any]) -> Any:
             return renamed.get(variable, variable)
 
     return Renamer().visit_expr(function)
+
+
+def _anew(type: Any) -> Any:
+    """The same type in objects of its own: which calls share one must not show in the text."""
+    return relax.TensorType([int(size) for size in type.shape.values], type.dtype)
 
 
 def _is_pure(module: Any, call: Any) -> bool:
