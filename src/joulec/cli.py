@@ -12,6 +12,8 @@ from joulec.arguments import (
     Alpha,
     AsJson,
     BatchSizes,
+    BoundBy,
+    BoundMethod,
     Budget,
     Costs,
     Distance,
@@ -38,6 +40,7 @@ from joulec.arguments import (
     quantity,
     say_error,
 )
+from joulec.commands_reproduce import reproduce
 from joulec.errors import INTERRUPTED, USER_ERROR
 
 app = typer.Typer(
@@ -49,6 +52,7 @@ app = typer.Typer(
 )
 database = typer.Typer(help="Look into the cost database.", no_args_is_help=True)
 app.add_typer(database, name="db")
+app.add_typer(reproduce, name="reproduce")
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer keeps the base of its usage errors to itself
 
@@ -69,6 +73,7 @@ def compile(
     budget: Budget = 300,
     inner: InnerMode = Inner.exact,
     distance: Distance = 2,
+    bound_method: BoundBy = BoundMethod.exact,
     costs: Costs = None,
     meter: MeterName = "auto",
     protocol: ProtocolName = Protocol.adaptive,
@@ -88,7 +93,8 @@ def compile(
     check_writable(output)
     options = make_options(
         objective, max_time, max_power, max_energy, batch_sizes, input_shapes,
-        target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance, costs=costs, meter=meter,
+        target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance,
+        bound_method=bound_method.value, costs=costs, meter=meter,
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         search_time_s=search_time, seed=seed, threads=threads,
     )  # fmt: skip
@@ -121,6 +127,7 @@ def optimize(
     budget: Budget = 300,
     inner: InnerMode = Inner.exact,
     distance: Distance = 2,
+    bound_method: BoundBy = BoundMethod.exact,
     costs: Costs = None,
     meter: MeterName = "auto",
     protocol: ProtocolName = Protocol.adaptive,
@@ -146,7 +153,8 @@ def optimize(
         check_writable(output)
     options = make_options(
         objective, max_time, max_power, max_energy, batch_sizes, input_shapes,
-        target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance, costs=costs, meter=meter,
+        target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance,
+        bound_method=bound_method.value, costs=costs, meter=meter,
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         search_time_s=search_time, seed=seed, threads=threads,
     )  # fmt: skip

@@ -1,0 +1,77 @@
+"""``joulec reproduce``: the papers' tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from joulec.arguments import AsJson, catch, print_json
+
+if TYPE_CHECKING:
+    from joulec.paper_tables import Figures
+    from joulec.reproduce import Table
+
+reproduce = typer.Typer(help="Regenerate the tables of the papers that joulec follows.", no_args_is_help=True)
+
+
+@reproduce.callback()
+def _group() -> None:
+    """Regenerate the tables of the papers that joulec follows."""
+
+
+@reproduce.command("energy-aware")
+@catch
+def energy_aware(
+    costs: Annotated[str, typer.Option(help="The authors' measured rows: mlsys20:FILE.", show_default=False)],
+    networks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of graph_*.json; default: that of the rows.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tables 1 to 5 of the paper on energy-aware graph optimization, predicted from its authors' rows.
+
+    Example: joulec reproduce energy-aware --costs mlsys20:mlsys20_costs.txt
+    """
+    from joulec.render import Display
+    from joulec.reproduce import Reproduction, tables_json
+
+    with Display() as display:
+        tables = Reproduction.open(costs, networks, display.stage).tables()
+    if as_json:
+        print_json(tables_json(tables))
+        return
+    _show(tables)
+
+
+def _show(tables: Sequence[Table]) -> None:
+    """Print the tables on standard output, wide enough for a page."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    out = Console(highlight=False, width=110)
+    for table in tables:
+        grid = Grid(
+            "", "ms", "W", "mJ", "ms", "W", "mJ", title=f"Table {table.number}: {table.title}", title_justify="left"
+        )
+        for column in grid.columns[1:]:
+            column.justify = "right"
+        grid.add_row("", "predicted", "", "", "paper", "", "")
+        grid.add_section()
+        for line in table.lines:
+            grid.add_row(line.label, *_cells(line.predicted), *_cells(line.paper))
+        out.print(grid)
+        if table.number in (1, 2):
+            for line in table.lines:
+                out.print(f"  {line.label}: {line.detail}", markup=False)
+        for note in table.notes:
+            out.print(f"Note: {note}", markup=False)
+        out.print()
+
+
+def _cells(figures: Figures | None) -> tuple[str, str, str]:
+    if figures is None:
+        return ("–", "–", "–")
+    return (f"{figures.time_ms:.4g}", f"{figures.power_w:.4g}", f"{figures.energy_mj:.4g}")
