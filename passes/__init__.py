@@ -2,3 +2,12 @@
 
 if __name__ != "joulec.passes":
     raise ImportError("import this package as joulec.passes; the folder at the top of the repository is its source")
+
+
+def __getattr__(name: str) -> object:
+    """The back end ``relax`` on first use: it loads TVM."""
+    if name == "relax":
+        import importlib
+
+        return importlib.import_module("joulec.passes.relax")
+    raise AttributeError(f"module 'joulec.passes' has no attribute {name!r}")
