@@ -1,5 +1,6 @@
 """Graph substitutions: equations between graphs, applied where their side conditions hold. Imports no TVM."""
 
+from joulec.passes.rules.algebra import ALGEBRA
 from joulec.passes.rules.convolutions import MergeConvolutions, MergeEnlargedConvolutions
 from joulec.passes.rules.matmuls import MergeMatMuls
 from joulec.passes.rules.movement import ConcatOfBranches, ConcatOfSplit, FlattenConcats, SplitOfConcat
@@ -16,7 +17,17 @@ CONVERGENT: tuple[Rule, ...] = (
 )
 """Rules that make every graph smaller, so that any sequence of them ends, and most often in one graph."""
 
-RULES: tuple[Rule, ...] = (*CONVERGENT,)
+RULES: tuple[Rule, ...] = (*CONVERGENT, *ALGEBRA)
 """All rules; some undo each other, which the search, knowing the graphs it has seen, bears."""
 
-__all__ = ["CONVERGENT", "RULES", "Match", "Mismatch", "Rule", "equation", "find", "substitutions"]
+__all__ = [
+    "ALGEBRA",
+    "CONVERGENT",
+    "RULES",
+    "Match",
+    "Mismatch",
+    "Rule",
+    "equation",
+    "find",
+    "substitutions",
+]

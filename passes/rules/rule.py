@@ -42,7 +42,7 @@ class Rule(Protocol):
 
     @property
     def anchor(self) -> type[Operator]:
-        """The operator of the nodes at which the rule can match; others are never shown to it."""
+        """The operator of the nodes at which the rule can match, others are never shown to it; `Operator`: all are."""
 
     def matches(self, graph: Graph, node: Node) -> Iterator[Match | Mismatch]:
         """All places anchored at the node, and those that only just fail."""
@@ -64,9 +64,9 @@ def find(
     Args:
         nodes: the anchors to look at; all nodes of the graph when omitted.
     """
-    table = _by_anchor(rules)
+    table, others = _by_anchor(rules)
     for node in graph.nodes if nodes is None else nodes:
-        for rule in table.get(type(node.op), ()):
+        for rule in table.get(type(node.op), others):
             for found in rule.matches(graph, node):
                 yield rule, found
 
@@ -81,6 +81,8 @@ def substitutions(
 
 
 @cache
-def _by_anchor(rules: tuple[Rule, ...]) -> dict[type[Operator], tuple[Rule, ...]]:
+def _by_anchor(rules: tuple[Rule, ...]) -> tuple[dict[type[Operator], tuple[Rule, ...]], tuple[Rule, ...]]:
+    """The rules for each operator that some rule names, and those for all others."""
     anchors = dict.fromkeys(rule.anchor for rule in rules)
-    return {anchor: tuple(rule for rule in rules if rule.anchor is anchor) for anchor in anchors}
+    table = {anchor: tuple(rule for rule in rules if rule.anchor in (anchor, Operator)) for anchor in anchors}
+    return table, tuple(rule for rule in rules if rule.anchor is Operator)
