@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy.typing as npt
@@ -30,15 +31,16 @@ def find_culprit(
         A clause for the error message.
     """
     plan = searched.result.best
-    graphs = [searched.source.graph, *(graph for _, graph in plan.applied)]
+    stages = [(list(steps), graph) for graph, steps in groupby(plan.applied, key=lambda step: step[1])]
+    graphs = [searched.source.graph, *(graph for _, graph in stages)]
     choices = sorted({(node.spec.op.name, choice.algorithm.name) for node, choice in plan.assignment.items()})
     changed = [pair for pair in choices if _is_native(pair, plan.assignment)]
-    steps = [f"the rule {rule}" for rule, _ in plan.applied]
+    steps = [_rules(rule for rule, _ in applied) for applied, _ in stages]
     steps += [f"the algorithm {algorithm} on {operator}" for operator, algorithm in changed]
 
     def agrees(count: int, given: Mapping[str, _Array]) -> bool:
         graph = graphs[min(count, len(graphs) - 1)]
-        switched = set(changed[: max(0, count - len(plan.applied))])
+        switched = set(changed[: max(0, count - len(stages))])
         assignment = {
             node: choice if (node.spec.op.name, choice.algorithm.name) in switched else _plain(choice)
             for node, choice in _assignment(graph, plan.assignment).items()
@@ -50,6 +52,11 @@ def find_culprit(
     if culprit is None:
         return "no single rule or algorithm is at fault: please report it with the model"
     return f"{culprit} is at fault (leave an algorithm out with --exclude-algorithm)"
+
+
+def _rules(names: Iterable[str]) -> str:
+    """The rules applied at one stage: one, or all between two graphs of a search by parts."""
+    return f"the rule {' or '.join(dict.fromkeys(names))}"
 
 
 def _is_native(pair: tuple[str, str], assignment: Mapping[Node, Choice]) -> bool:

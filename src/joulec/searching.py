@@ -10,8 +10,9 @@ from joulec.benches import open_workbench
 from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
 from joulec.passes.search.choices import CostingError, CostSource
+from joulec.passes.search.large import search
 from joulec.passes.search.objective import Objective, as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions, SearchResult
+from joulec.passes.search.outer import SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError, Totals
 from joulec.progress import Progress
 from joulec.quantities import show_energy, show_time
@@ -35,7 +36,9 @@ def objective_of(options: CompileOptions) -> Objective:
 
 def search_options(options: CompileOptions) -> SearchOptions:
     """How far to search."""
-    return SearchOptions(options.alpha, options.budget, options.inner, options.distance, options.search_time_s)
+    return SearchOptions(
+        options.alpha, options.budget, options.inner, options.distance, options.search_time_s, options.bound_method
+    )
 
 
 def search_all(model: Any, options: CompileOptions, bench: Bench, progress: Progress) -> list[Searched]:
@@ -54,15 +57,9 @@ def search_all(model: Any, options: CompileOptions, bench: Bench, progress: Prog
     found = []
     for source in sources:
         progress.stage(f"searching for batch {source.batch}")
-        search = OuterSearch(
-            rules=bench.rules,
-            costs=costs,
-            objective=objective,
-            options=search_options(options),
-            tidy=bench.tidy,
-            on_progress=progress.search,
+        result = search(
+            source.graph, bench.rules, costs, objective, search_options(options), bench.tidy, progress.search
         )
-        result = search.run(source.graph)
         progress.searched(source.batch, result)
         if not result.met_bounds:
             raise BoundsError(_nearest(source.batch, result.best.totals, objective))
