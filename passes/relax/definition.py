@@ -30,7 +30,7 @@ class Definition:
 
 
 def define(module: Any, call: Any) -> tuple[Definition, list[Any]]:
-    """The definition of a call on tensors of fixed shape, and the expressions of these in the order of its parameters."""
+    """The definition of a call on tensors of fixed shape, and the expressions of these in its parameters' order."""
     operands: list[Any] = []
     parameters: list[Any] = []
 
