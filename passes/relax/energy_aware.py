@@ -8,19 +8,38 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.error import register_error
 
+from joulec.costdb.store import CostStoreError
 from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Graph
+from joulec.passes.kernels.target import TargetError
 from joulec.passes.relax.export import Exporter
-from joulec.passes.relax.importer import import_relax
+from joulec.passes.relax.importer import ImportModuleError, import_relax
 from joulec.passes.relax.reference import relax_reference
 from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.rules import RULES
+from joulec.passes.search.choices import CostingError
 from joulec.passes.search.large import search
-from joulec.passes.search.objective import as_objective
+from joulec.passes.search.objective import ObjectiveError, as_objective
 from joulec.passes.search.outer import Plan, SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError
-from joulec.passes.verification import DEFAULT_TOLERANCE, random_inputs, verify
+from joulec.passes.verification import DEFAULT_TOLERANCE, VerificationError, random_inputs, verify
+from joulec.profiler.meter import MeterError
+
+for _error in (
+    BoundsError,
+    CostStoreError,
+    CostingError,
+    ImportModuleError,
+    MeterError,
+    ObjectiveError,
+    TargetError,
+    VerificationError,
+):
+    register_error(
+        _error.__name__, _error
+    )  # a pass runs behind TVM's C++, which hands unknown errors on as RuntimeError
 
 
 @tvm.transform.module_pass(opt_level=0, name="EnergyAwareOptimize")
@@ -42,6 +61,8 @@ class EnergyAwareOptimize:
         ImportModuleError: the function cannot be read as a graph.
         ObjectiveError: the objective cannot be understood.
         BoundsError: nothing found keeps the bounds.
+        CostingError: an operator cannot be priced.
+        TargetError, MeterError, CostStoreError: see `Workbench.open`.
         VerificationError: the result differs from the original.
     """
 
