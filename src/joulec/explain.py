@@ -8,7 +8,7 @@ from typing import Any
 from joulec.options import OptionError
 from joulec.passes.bench import Bench
 from joulec.passes.graph import Graph, Node
-from joulec.passes.rules import Match, equation, find
+from joulec.passes.rules import Match, Rule, equation, find
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.outer import SearchOptions
@@ -59,10 +59,7 @@ def _step(name: str, old: float, new: float, before: Totals, after: Totals) -> d
 
 def _places(one: Searched, bench: Bench, name: str) -> dict[str, Any]:
     """Where the rule applies and nearly applies, in the original and in the best graph."""
-    chosen = tuple(rule for rule in bench.rules if rule.name == name)
-    if not chosen:
-        known = ", ".join(dict.fromkeys(rule.name for rule in bench.rules))
-        raise OptionError(f"--explain {name}: there is no such rule; there are {known}")
+    chosen = rules_named(bench, name)
 
     def places(graph: Graph) -> Iterator[dict[str, Any]]:
         for _, found in find(graph, chosen):
@@ -79,6 +76,19 @@ def _places(one: Searched, bench: Bench, name: str) -> dict[str, Any]:
         "original": list(places(one.source.graph)),
         "best": list(places(one.result.best.graph)),
     }
+
+
+def rules_named(bench: Bench, name: str) -> tuple[Rule, ...]:
+    """The rules of a name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    chosen = tuple(rule for rule in bench.rules if rule.name == name)
+    if not chosen:
+        known = ", ".join(dict.fromkeys(rule.name for rule in bench.rules))
+        raise OptionError(f"--explain {name}: there is no such rule; there are {known}")
+    return chosen
 
 
 def _named(node: Node) -> str:

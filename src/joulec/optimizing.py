@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from joulec.benches import open_bench
-from joulec.explain import explain
+from joulec.explain import explain, rules_named
 from joulec.options import CompileOptions, OptionError
 from joulec.passes.bench import Bench
 from joulec.passes.onnx.exporter import export_onnx
@@ -58,6 +58,8 @@ def optimize_model(
             "-o writes one graph, and each batch size has its own: give one batch size, e.g. --batch-sizes 1"
         )
     with open_bench(options, progress) as bench:
+        if extras.explain:
+            rules_named(bench, extras.explain)
         found = search_all(model, options, bench, progress)
         verified = None if extras.output is None else _write(found, extras.output, options, progress)
         entries = {str(one.source.batch): _entry(one, bench, options, progress, extras) for one in found}
