@@ -94,9 +94,9 @@ class MeasuredCosts:
         """Look all specs up in one query, then measure what is unknown and may win."""
         unseen = sorted((spec for spec in set(specs) if spec not in self._options), key=str)
         for spec in unseen:
-            algorithm = _unpriced(spec)
-            if algorithm is not None:
-                self._options[spec] = Options([Choice(algorithm, Cost(0.0, 0.0, "measured", self.energy_source))])
+            free = _unpriced(spec)
+            if free is not None:
+                self._options[spec] = Options([Choice(free, Cost(0.0, 0.0, "measured", self.energy_source))])
         entries = [
             (self.backend.key(spec, algorithm), spec, algorithm)
             for spec in unseen
