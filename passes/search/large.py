@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from joulec.passes.graph import Graph, Node, Value
+from joulec.passes.graph import Graph, Node, NodeSpec, Value
 from joulec.passes.graph.graph import replace_operands
 from joulec.passes.rules import Rule
 from joulec.passes.search.choices import CostSource
 from joulec.passes.search.inner import InnerSearch
-from joulec.passes.search.moves import MoveFinder
+from joulec.passes.search.moves import Move, MoveFinder
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.outer import OuterSearch, Plan, SearchOptions, SearchResult, SearchStatistics
 from joulec.passes.search.partition import Part, cut
@@ -36,6 +37,31 @@ def search(
     by_parts = len(graph.nodes) > LARGE and not objective.uses_figures
     kind = PartitionedSearch if by_parts else OuterSearch
     return kind(rules, costs, objective, options, tidy, on_progress).run(graph)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A substitution in words that hold for all parts of one structure.
+
+    Attributes:
+        index: its place among the moves of the graph of the part that was searched.
+        removed: how many nodes of each spec go.
+        added: how many of each come.
+    """
+
+    index: int = field(compare=False)
+    rule: str
+    removed: frozenset[tuple[NodeSpec, int]]
+    added: frozenset[tuple[NodeSpec, int]]
+
+    @staticmethod
+    def of(move: Move, index: int) -> _Step:
+        """A move's step."""
+        removed, added = (Counter(node.spec for node in nodes) for nodes in (move.removed, move.added))
+        return _Step(index, move.rule, frozenset(removed.items()), frozenset(added.items()))
+
+
+_Way = tuple[_Step, ...]
 
 
 @dataclass
@@ -83,16 +109,20 @@ class PartitionedSearch:
         Returns:
             The joined graph, the substitutions in order, and the nodes with which its parts begin.
         """
-        paths: dict[int, tuple[int, ...]] = {}
+        ways: dict[int, _Way] = {}
         nodes: list[Node] = []
         names: list[str] = []
         starts: list[Node] = []
         renamed: dict[Value, Value] = {}
         for part in cut(graph, self.rules, PART_NODES, seams):
-            if part.signature not in paths and not self._late(began):
-                paths[part.signature] = self._search_part(part, weights, began)
-            result, applied = self._follow(part.graph, paths.get(part.signature, ()))
-            names += applied
+            result = self._follow(part.graph, ways.get(part.signature, ()))
+            if (result is None or part.signature not in ways) and not self._late(began):
+                ways[part.signature] = self._search_part(part, weights, began)
+                result = self._follow(part.graph, ways[part.signature])
+            if result is None:
+                result = part.graph
+            else:
+                names += [step.rule for step in ways.get(part.signature, ())]
             fresh = [replace_operands(node, renamed) for node in result.nodes]
             starts += fresh[:1]
             nodes += fresh
@@ -101,8 +131,8 @@ class PartitionedSearch:
         outputs = [renamed.get(value, value) for value in graph.outputs]
         return Graph.build(graph.inputs, outputs, nodes, graph.output_names), names, starts
 
-    def _search_part(self, part: Part, weights: tuple[float, float], began: float) -> tuple[int, ...]:
-        """The way to the part's best graph, as indices among the moves of each graph on it."""
+    def _search_part(self, part: Part, weights: tuple[float, float], began: float) -> _Way:
+        """The way to the part's best graph."""
         self.costs.prepare({node.spec for node in part.graph.nodes})
         time_weight, energy_weight = weights
         slowest = sum(float(self.costs.options(node.spec).times.max()) for node in part.graph.nodes)
@@ -121,19 +151,34 @@ class PartitionedSearch:
         path = one.run(part.graph).best.path
         self.statistics.add(one.statistics)
         self.on_progress(self.statistics, 1.0)
-        return path
-
-    def _follow(self, graph: Graph, path: tuple[int, ...]) -> tuple[Graph, list[str]]:
-        """Apply the moves of those indices one after another."""
+        graph, steps = part.graph, []
         moves = self._finder.all(graph) if path else {}
-        names: list[str] = []
         for index in path:
             move = [move for node in graph.nodes for move in moves.get(node, ())][index]
+            steps.append(_Step.of(move, index))
             following = move.applied(graph)
             moves = self._finder.after(following, move, moves)
             graph = following
-            names.append(move.rule)
-        return graph, names
+        return tuple(steps)
+
+    def _follow(self, graph: Graph, way: _Way) -> Graph | None:
+        """Take the same steps in a part of the same structure.
+
+        Returns:
+            None where one is not there: the order among equals depends on the names of values, and what a rule does may
+            depend on the contents of weights.
+        """
+        moves = self._finder.all(graph) if way else {}
+        for step in way:
+            there = [move for node in graph.nodes for move in moves.get(node, ())]
+            likely = there[step.index : step.index + 1]
+            move = next((move for move in (*likely, *there) if _Step.of(move, step.index) == step), None)
+            if move is None:
+                return None
+            following = move.applied(graph)
+            moves = self._finder.after(following, move, moves)
+            graph = following
+        return graph
 
     def _assigned(self, graph: Graph, inner: InnerSearch) -> Plan:
         self.costs.prepare({node.spec for node in graph.nodes})

@@ -12,7 +12,7 @@ from joulec.costdb.cost import Cost
 from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Add, Concat, Conv2d, Graph, Node, Opaque, Split, Step, TensorType, Value, literal
 from joulec.passes.graph.evaluate import evaluate
-from joulec.passes.rules import RULES
+from joulec.passes.rules import CONVERGENT
 from joulec.passes.search.choices import Choice, Options
 from joulec.passes.search.large import PartitionedSearch
 from joulec.passes.search.objective import as_objective
@@ -77,12 +77,14 @@ def blocks(count, seed=0, other_weights=True):
 
 
 def by_parts(graph, objective="time", bounds=None, **options):
-    search = PartitionedSearch(RULES, FormulaCosts(), as_objective(objective, bounds), SearchOptions(**options), tidy)
+    search = PartitionedSearch(
+        CONVERGENT, FormulaCosts(), as_objective(objective, bounds), SearchOptions(**options), tidy
+    )
     return search.run(graph)
 
 
 def whole(graph, objective="time", bounds=None, **options):
-    search = OuterSearch(RULES, FormulaCosts(), as_objective(objective, bounds), SearchOptions(**options), tidy)
+    search = OuterSearch(CONVERGENT, FormulaCosts(), as_objective(objective, bounds), SearchOptions(**options), tidy)
     return search.run(graph)
 
 
@@ -122,7 +124,7 @@ def test_substitutions_across_the_seams_are_found():
 
 def test_parts_cover_the_graph_once():
     graph = blocks(40)
-    parts = cut(graph, RULES, 20)
+    parts = cut(graph, CONVERGENT, 20)
     names = [node.name for part in parts for node in part.graph.nodes]
     assert sorted(names) == sorted(node.name for node in graph.nodes)
     assert all(10 <= len(part.graph.nodes) <= 30 for part in parts[:-1])
@@ -131,7 +133,7 @@ def test_parts_cover_the_graph_once():
 
 
 def test_equal_structure_has_one_signature_and_is_searched_once():
-    signatures = {part.signature for part in cut(blocks(60), RULES, 20)}
+    signatures = {part.signature for part in cut(blocks(60), CONVERGENT, 20)}
     assert len(signatures) <= 4
     few, many = by_parts(blocks(60)), by_parts(blocks(240))
     assert many.statistics.expanded <= 2 * few.statistics.expanded
@@ -139,8 +141,8 @@ def test_equal_structure_has_one_signature_and_is_searched_once():
 
 def test_a_shared_weight_is_part_of_the_structure():
     """Two convolutions with one kernel are not the same part as two with different kernels."""
-    one = cut(blocks(3, other_weights=False), RULES, 100)[0]
-    other = cut(blocks(3), RULES, 100)[0]
+    one = cut(blocks(3, other_weights=False), CONVERGENT, 100)[0]
+    other = cut(blocks(3), CONVERGENT, 100)[0]
     assert one.signature != other.signature
 
 
