@@ -50,12 +50,12 @@ class MergeEnlargedConvolutions:
         for other in siblings(graph, node):
             if _difference(node, other) is None:
                 continue
-            common = _common(node, other)
+            common = common_frame(node, other)
             reason = common if isinstance(common, str) else refusal(node, other)
             yield Match((node, other)) if reason is None else Mismatch((node, other), reason)
 
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
-        common = _common(*match.nodes)
+        common = common_frame(*match.nodes)
         if isinstance(common, str):
             raise ValueError(f"{self.name} does not apply: {common}")
         op, frames = common
@@ -83,8 +83,8 @@ def _difference(first: Node, second: Node) -> str | None:
     return "; ".join(f"{name} differs: {one} and {two}" for (name, one), two in attributes if one != two)
 
 
-def _common(first: Node, second: Node) -> tuple[Conv2d, tuple[_Frame, _Frame]] | str:
-    """The operator that computes both convolutions, and the frame of zeros that each kernel needs; or why none does."""
+def common_frame(first: Node, second: Node) -> tuple[Conv2d, tuple[_Frame, _Frame]] | str:
+    """The operator that computes two convolutions of one tensor, and each kernel's frame of zeros; or why none does."""
     left, right = _attributes(first), _attributes(second)
     if left.groups != 1 or right.groups != 1:
         return f"grouped convolutions ({left.groups} and {right.groups} groups)"

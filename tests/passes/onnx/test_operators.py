@@ -120,7 +120,7 @@ MODELLED = [
     ("Identity", [IMAGE], [], {}, 13),
     ("Pad", [IMAGE], [], {"pads": [0, 0, 1, 2, 0, 1, 0, 3], "value": 1.5}, 2),
     ("Pad", [IMAGE], [_i(0, 0, 1, 2, 0, 0, 0, 3)], {}, 13),
-    ("Pad", [IMAGE], [_i(1, 0, 0, 2), np.float32(-np.inf), _i(-1, 2)], {}, 18),
+    ("Pad", [IMAGE], [_i(1, 0, 0, 2), np.float32(-3.5), _i(-1, 2)], {}, 18),
 ]
 
 # operators, or forms of them, that stay as they are
@@ -132,7 +132,6 @@ OPAQUE = [
     ("HardSigmoid", [IMAGE], [], {}, 13),
     ("PRelu", [IMAGE], [_f(6, 1, 1)], {}, 13),
     ("Pad", [IMAGE], [_i(0, 0, 1, 1, 0, 0, 2, 0)], {"mode": "reflect"}, 13),
-    ("Pad", [IMAGE], [_i(0, 0, 1, -1, 0, 0, 2, 0)], {}, 13),
     ("Slice", [IMAGE], [_i(1), _i(5), _i(2), _i(2)], {}, 13),
     ("Gather", [IMAGE], [_i(3, 0)], {"axis": 1}, 13),
     ("Clip", [IMAGE, (), ()], [], {}, 13),
@@ -185,6 +184,12 @@ def test_indices_of_a_pooling_stay_opaque_when_they_are_read(make, agree):
     assert [type(node.op).__name__ for node in both.graph.nodes] == ["Opaque"]
     one = agree(make([node], {"x": IMAGE}, opset=12))
     assert [type(node.op).__name__ for node in one.graph.nodes] == ["MaxPool2d"]
+
+
+def test_pads_that_crop_stay_opaque(make):
+    model = _model(make, "Pad", [IMAGE], [_i(0, 0, 1, -1, 0, 0, 2, 0)], {}, 13)
+    (node,) = import_onnx(model).graph.nodes
+    assert isinstance(node.op, Opaque)
 
 
 def test_doubles_stay_opaque(make, agree):
