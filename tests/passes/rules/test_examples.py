@@ -7,7 +7,7 @@ import re
 import pytest
 
 from joulec.passes.graph import Conv2d, MatMul, Step
-from joulec.passes.rules import RULES, Match, Mismatch, equation, find
+from joulec.passes.rules import CONVERGENT, RULES, Match, Mismatch, equation, find
 from joulec.passes.rules.text import show
 
 RULE = {rule.name: rule for rule in RULES}
@@ -348,7 +348,7 @@ def test_a_kernel_fed_by_the_tensor_is_no_sibling(tools):
     b = tools.Builder()
     x, y = b.input("x", 2, 2, 2, 2), b.input("y", 1, 2, 4, 4)
     graph = b.graph(b.node("a", Conv2d(), y, x), b.conv("b", x, 2))
-    assert list(find(graph, RULES)) == []
+    assert list(find(graph, CONVERGENT)) == []
 
 
 def test_matmuls_that_differ_are_not_merged(tools):
@@ -400,8 +400,8 @@ def test_branches_that_another_concat_holds_together_stay(tools):
     x = b.input("x", 1, 3, 4, 4)
     one, two = b.conv("a", x, 2), b.conv("b", x, 4)
     graph = b.graph(b.concat("k", one, two), b.concat("l", two, one))
-    merged = tools.exhaust(graph, RULES)
-    said = " ".join(f.reason for _, f in find(merged, RULES) if isinstance(f, Mismatch))
+    merged = tools.exhaust(graph, CONVERGENT)
+    said = " ".join(f.reason for _, f in find(merged, CONVERGENT) if isinstance(f, Mismatch))
     assert "whole result has readers" in said
     assert show(merged).count("conv2d") == 1
 
