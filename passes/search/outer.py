@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 
 from joulec.passes.graph import Graph, Node
 from joulec.passes.rules import Rule
+from joulec.passes.search.agenda import Agenda
 from joulec.passes.search.choices import Choice, CostingError, CostSource, Options
 from joulec.passes.search.edges import EdgeCosts, edge_tables
 from joulec.passes.search.inner import Assignment, BoundMethod, InnerSearch, Mode
@@ -139,6 +139,11 @@ class _State:
         """Bounds first, then cost; ties by the graph's hash."""
         return (*self.price.rank, self.key)
 
+    @property
+    def free_order(self) -> tuple[float, int]:
+        """Cost as if there were no bounds."""
+        return (self.price.rank[1] if self.price.free is None else self.price.free, self.key)
+
     def built(self) -> Graph:
         """The graph."""
         if self.graph is None:
@@ -241,28 +246,33 @@ class OuterSearch:
         best = start
         finalists = [start]
         seen = {start.key}
-        queue = [(start.order, start)]
+        agenda: Agenda[_State] = Agenda()
+        agenda.push(start, ranked=True, free=False)
+        least_free = start.free_order[0]
         limit = self.options.time_limit_s
-        while queue and self.statistics.expanded < self.options.budget:
+        while self.statistics.expanded < self.options.budget:
             if limit is not None and self.clock() - began >= limit:
                 self.statistics.cut = True
                 break
-            state = heapq.heappop(queue)[1]
+            state = agenda.pop()
+            if state is None:
+                break
             self.statistics.expanded += 1
             state.moves = self._moves(finder, state)
             for found in self._children(state, best, seen):
                 improves = found.price.rank < best.price.rank
                 if improves:
                     best = found
-                if improves or self._keeps(found.price, best.price):
-                    heapq.heappush(queue, (found.order, found))
-                    finalists.append(found)
-                elif self._bounding:
+                least_free = min(least_free, found.free_order[0])
+                ranked = improves or self._keeps(found.price, best.price)
+                free = found.price.free is not None and found.price.free <= self._within_alpha(least_free)
+                agenda.push(found, ranked=ranked, free=free)
+                if ranked or free or self._bounding:
                     finalists.append(found)
             if len(finalists) > _CROWD:
                 finalists = self._hopeful(finalists)
             self.on_progress(self.statistics, best.price.rank[1])
-        self.statistics.exhausted = not queue
+        self.statistics.exhausted = agenda.empty
         return sorted(finalists, key=lambda one: one.order)
 
     def _moves(self, finder: MoveFinder, state: _State) -> Moves:

@@ -39,12 +39,14 @@ class Price:
         time_s: seconds.
         energy_j: joules.
         counts: how often each operator occurs, for pricers that need all of them.
+        free: the value if there were no bounds; None where there are none.
     """
 
     rank: Rank
     time_s: float
     energy_j: float
     counts: Mapping[Options, int] | None = None
+    free: float | None = None
 
 
 class Pricer(Protocol):
@@ -202,12 +204,16 @@ class HullPricer(_Counting):
             excess = np.broadcast_to(self.objective.bounds.excess(totals), times.shape)
             best = int(np.lexsort((value, excess))[0])
             rank = (float(excess[best]), float(value[best]))
-            return Price(rank, float(times[best]), float(energies[best]), counts)
+            free = float(value.min()) if self.objective.bounds else None
+            return Price(rank, float(times[best]), float(energies[best]), counts, free)
         least = relax_curve(self.surface, self.objective.bounds, times, energies).least
         best = int(least.argmin())
         rank = (0.0, float(least[best]))
-        if least[best] == math.inf:
+        if not self.objective.bounds:
+            return Price(rank, float(times[best]), float(energies[best]), counts)
+        free = float(relax_curve(self.surface, Bounds(), times, energies).least.min())
+        if rank[1] == math.inf:
             over = relax_curve(Excess(self.objective.bounds), Bounds(), times, energies).least
             best = int(over.argmin())
-            rank = (float(over[best]), float(relax_curve(self.surface, Bounds(), times, energies).least.min()))
-        return Price(rank, float(times[best]), float(energies[best]), counts)
+            rank = (float(over[best]), free)
+        return Price(rank, float(times[best]), float(energies[best]), counts, free)
