@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from joulec.passes.graph import Graph
 from joulec.passes.rules import Rule
 from joulec.passes.search.choices import CostSource
+from joulec.passes.search.edges import EdgeCosts
+from joulec.passes.search.large import LARGE, search
 from joulec.passes.search.moves import MoveFinder
 from joulec.passes.search.objective import weighted
 from joulec.passes.search.outer import OuterSearch, Plan, SearchOptions, SearchResult
@@ -87,11 +89,19 @@ class FrontierSearch:
         self._tried += 1
         self.on_search(weight)
         options = replace(self.options, inner="exact")
-        search = OuterSearch(self.rules, self.costs, weighted(weight), options, self.tidy, finder=self._finder)
-        return search.run(graph)
+        objective = weighted(weight)
+        if len(graph.nodes) > LARGE:
+            return search(graph, self.rules, self.costs, objective, options, self.tidy)
+        return OuterSearch(self.rules, self.costs, objective, options, self.tidy, finder=self._finder).run(graph)
 
     def _assignments(self, plan: Plan) -> Iterator[Plan]:
-        """All assignments of a plan's graph on the lower hull of its sums, from the fastest to the least energy."""
+        """All assignments of a plan's graph on the lower hull of its sums, from the fastest to the least energy.
+
+        Where edges cost too there is no such sum, and the plan stands alone.
+        """
+        if isinstance(self.costs, EdgeCosts):
+            yield plan
+            return
         options = [self.costs.options(node.spec) for node in plan.graph.nodes]
         hulls = [of.hull for of in options]
         edges = sorted(

@@ -9,6 +9,7 @@ from joulec.options import OptionError
 from joulec.passes.bench import Bench
 from joulec.passes.graph import Graph, Node
 from joulec.passes.rules import Match, Rule, equation, find
+from joulec.passes.search.edges import EdgeCosts, edge_tables
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.outer import SearchOptions
@@ -39,7 +40,10 @@ def explain(
     steps = []
     before, value = origin, float(objective.value(origin, origin))
     for name, graph in (("algorithms", one.source.graph), *one.result.best.applied):
-        solved = inner.solve([one.costs.options(node.spec) for node in graph.nodes], GraphFigures.of(graph))
+        one.costs.prepare({node.spec for node in graph.nodes})
+        choices = [one.costs.options(node.spec) for node in graph.nodes]
+        edges = edge_tables(graph, choices, one.costs) if isinstance(one.costs, EdgeCosts) else ()
+        solved = inner.solve(choices, GraphFigures.of(graph), edges)
         steps.append(_step(name, value, solved.value, before, solved.totals))
         before, value = solved.totals, solved.value
     return {"objective": objective.name, "steps": steps}
