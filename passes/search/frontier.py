@@ -53,18 +53,18 @@ class FrontierSearch:
 
         Args:
             graph: canonical.
-            bounds: points that break them are left out.
+            bounds: what every point must keep.
 
         Raises:
             CostingError: the original graph itself has an operator without a known cost.
         """
         self._tried = 0
+        self._bounds = bounds or Bounds()
         self._finder = MoveFinder(self.rules, self.tidy)
-        graphs: dict[int, Plan] = {}
-        for result in self._sweep(graph):
-            graphs.setdefault(result.best.graph.key, result.best)
-        found = [point for plan in graphs.values() for point in self._assignments(plan)]
-        return [plan for plan in undominated(found) if not bounds or not bounds.excess(plan.totals)]
+        found = [result.best for result in self._sweep(graph)]
+        graphs = {plan.graph.key: plan for plan in found}
+        found += [point for plan in graphs.values() for point in self._assignments(plan)]
+        return undominated([plan for plan in found if not self._bounds.excess(plan.totals)])
 
     def _sweep(self, graph: Graph) -> Iterator[SearchResult]:
         """The best for time, for energy, and between neighbours while that finds anything better."""
@@ -89,7 +89,7 @@ class FrontierSearch:
         self._tried += 1
         self.on_search(weight)
         options = replace(self.options, inner="exact")
-        objective = weighted(weight)
+        objective = weighted(weight).within(self._bounds)
         if len(graph.nodes) > LARGE:
             return search(graph, self.rules, self.costs, objective, options, self.tidy)
         return OuterSearch(self.rules, self.costs, objective, options, self.tidy, finder=self._finder).run(graph)

@@ -9,7 +9,7 @@ from joulec.options import OptionError
 from joulec.passes.bench import Bench
 from joulec.passes.graph import Graph, Node
 from joulec.passes.rules import Match, Rule, equation, find
-from joulec.passes.search.edges import EdgeCosts, edge_tables
+from joulec.passes.search.edges import edge_tables
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.outer import SearchOptions
@@ -42,7 +42,7 @@ def explain(
     for name, graph in (("algorithms", one.source.graph), *one.result.best.applied):
         one.costs.prepare({node.spec for node in graph.nodes})
         choices = [one.costs.options(node.spec) for node in graph.nodes]
-        edges = edge_tables(graph, choices, one.costs) if isinstance(one.costs, EdgeCosts) else ()
+        edges = edge_tables(graph, choices, one.costs)
         solved = inner.solve(choices, GraphFigures.of(graph), edges)
         steps.append(_step(name, value, solved.value, before, solved.totals))
         before, value = solved.totals, solved.value

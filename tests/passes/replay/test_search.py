@@ -261,3 +261,17 @@ def test_the_frontier_keeps_bounds():
     plans = tracer.run(graph_of(network("resnet50")), Bounds(max_time_s=limit))
     assert plans
     assert all(plan.totals.time_s <= limit for plan in plans)
+
+
+def test_the_frontier_beneath_a_power_bound_is_not_empty():
+    opened = bench()
+    tracer = FrontierSearch(opened.rules, opened.costs(None), tidy=opened.tidy, searches=4)
+    graph = graph_of(network("resnet50"))
+    bound = 70.0
+    plans = tracer.run(graph, Bounds(max_power_w=bound))
+    assert plans
+    assert all(plan.totals.power_w <= bound * (1 + 1e-12) for plan in plans)
+    parsed = as_objective("energy", Bounds(max_power_w=bound))
+    outer = OuterSearch(opened.rules, opened.costs(parsed), parsed, SearchOptions(), opened.tidy)
+    least = outer.run(graph).best.totals.energy_j
+    assert min(plan.totals.energy_j for plan in plans) <= least * (1 + 1e-9)
