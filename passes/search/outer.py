@@ -133,11 +133,17 @@ class _State:
     move: Move | None = None
     graph: Graph | None = None
     moves: Moves | None = None
+    steps: int = 0
 
     @property
     def order(self) -> tuple[float, float, int]:
         """Bounds first, then cost; ties by the graph's hash."""
         return (*self.price.rank, self.key)
+
+    @property
+    def standing(self) -> tuple[float, float, int, int]:
+        """Among equals, the graph that fewer substitutions lead to comes first: the original before all."""
+        return (*self.price.rank, self.steps, self.key)
 
     @property
     def free_order(self) -> tuple[float, int]:
@@ -273,7 +279,7 @@ class OuterSearch:
                 finalists = self._hopeful(finalists)
             self.on_progress(self.statistics, best.price.rank[1])
         self.statistics.exhausted = agenda.empty
-        return sorted(finalists, key=lambda one: one.order)
+        return sorted(finalists, key=lambda one: one.standing)
 
     def _moves(self, finder: MoveFinder, state: _State) -> Moves:
         graph = state.built()
@@ -302,7 +308,7 @@ class OuterSearch:
             if not all(map(len, added)):
                 self.statistics.inadmissible += 1
                 continue
-            child = _State(key, state.price, state, move)
+            child = _State(key, state.price, state, move, steps=state.steps + 1)
             child.price = self._price(child, move, added)
             found.append(child)
         return found
@@ -361,7 +367,7 @@ class OuterSearch:
 
     def _hopeful(self, finalists: Sequence[_State]) -> list[_State]:
         """The graphs that may still win, once the one of the least price is solved."""
-        ordered = sorted(finalists, key=lambda one: one.order)
+        ordered = sorted(finalists, key=lambda one: one.standing)
         if not self._bounding:
             return ordered[:_FINALISTS]
         reached = self._solve(ordered[0].built()).rank

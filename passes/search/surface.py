@@ -188,6 +188,8 @@ def surface_of(objective: Objective, origin: Totals, figures: GraphFigures) -> S
         return np.broadcast_to(np.asarray(value, dtype=float), np.shape(time_s))
 
     weights = _weights(objective)
+    if weights is not None and not (origin.time_s and origin.energy_j):
+        return None  # a graph of views alone: its ratios are no quotients
     if weights is not None:
         time, energy, power = weights(origin)
         if energy < 0 or power < 0:

@@ -182,7 +182,7 @@ def fastest_totals(options, figures):
     return figures.totals(sum(c.time_s for c in picks), sum(c.energy_j for c in picks))
 
 
-def algorithm1(graph, rules, costs, objective, alpha=1.05, budget=10**9, inner="exact", distance=2):
+def algorithm1(graph, rules, costs, objective, alpha=1.05, budget=10**9, inner="exact", tidy=lambda graph: graph):
     """Algorithm 1 as the design makes it precise, written for clarity: every graph is built and solved as a whole."""
     table = SimpleNamespace(expanded=0, generated=0, duplicates=0, inadmissible=0)
 
@@ -191,7 +191,7 @@ def algorithm1(graph, rules, costs, objective, alpha=1.05, budget=10**9, inner="
         return [costs.options(node.spec) for node in of.nodes]
 
     origin = fastest_totals(options(graph), GraphFigures.of(graph))
-    search = InnerSearch(objective, origin, inner, distance)
+    search = InnerSearch(objective, origin, inner)
 
     def rank(of):
         return search.solve(options(of), GraphFigures.of(of)).rank
@@ -205,7 +205,7 @@ def algorithm1(graph, rules, costs, objective, alpha=1.05, budget=10**9, inner="
         table.expanded += 1
         for rule, match in substitutions(state, rules):
             table.generated += 1
-            new = state.apply(rule.rewrite(state, match))
+            new = tidy(state.apply(rule.rewrite(state, match)))
             if new.key in seen:
                 table.duplicates += 1
                 continue
