@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from joulec.passes.graph import Activation, Add, Binary, Graph, Node, Operator, Rewrite, Softmax, Step, Value, Weight
 from joulec.passes.graph.node import Operand
 from joulec.passes.graph.weights import Literal
-from joulec.passes.rules.linear import Constant, is_private, producer, scale_of, shift_of
+from joulec.passes.rules.linear import Constant, interim, is_private, producer, scale_of, shift_of
 from joulec.passes.rules.merging import label
 from joulec.passes.rules.rule import Match, Mismatch
 
@@ -90,7 +90,7 @@ def _unshifted(node: Node, before: Node) -> Value | Node | None:
     if before.epilogue[-1:] == (Step("bias"),):
         if result.shape[axis] != 1 and axis == (1 if rank == 4 else rank - 1):
             return None
-        return Node.make(before.op, before.operands[:-1], before.epilogue[:-1], name=before.name)
+        return interim(before.op, before.operands[:-1], before.epilogue[:-1], name=before.name)
     if before.epilogue or len(before.operands) != 2:
         return None
     for data, shift in (before.operands, before.operands[::-1]):

@@ -10,7 +10,16 @@ from joulec.passes.graph import Concat, Graph, MatMul, Node, Operator, Rewrite, 
 from joulec.passes.graph.arithmetic import along, multiplied
 from joulec.passes.graph.node import Operand
 from joulec.passes.graph.weights import reshaped, sliced, summed, transposed
-from joulec.passes.rules.linear import bias_of, biased, has_constant_matrix, is_linear, is_private, producer, weight_of
+from joulec.passes.rules.linear import (
+    bias_of,
+    biased,
+    has_constant_matrix,
+    interim,
+    is_linear,
+    is_private,
+    producer,
+    weight_of,
+)
 from joulec.passes.rules.merging import label
 from joulec.passes.rules.rule import Match, Mismatch
 
@@ -75,7 +84,7 @@ class AssociateRight:
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
         outer, inner = match.nodes
         first, second = inner.operands
-        fresh = Node.make(outer.op, (second, outer.operands[1]), name=inner.name)
+        fresh = interim(outer.op, (second, outer.operands[1]), name=inner.name)
         operands = (first, *fresh.outputs, *outer.epilogue_operands)
         return Rewrite((outer, inner), (fresh, _product(MatMul(), operands, outer)))
 
@@ -104,7 +113,7 @@ class AssociateLeft:
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
         outer, inner = match.nodes
         second, third = inner.operands
-        fresh = Node.make(MatMul(), (outer.operands[0], second), name=inner.name)
+        fresh = interim(MatMul(), (outer.operands[0], second), name=inner.name)
         operands = (*fresh.outputs, third, *outer.epilogue_operands)
         return Rewrite((outer, inner), (fresh, _product(inner.op, operands, outer)))
 
@@ -157,7 +166,7 @@ class JoinProducts:
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
         node, other = match.nodes
         data = node.operands[0], other.operands[0]
-        both = Node.make(Concat(len(data[0].type.shape) - 1), data, name=f"{node.name}/join")
+        both = interim(Concat(len(data[0].type.shape) - 1), data, name=f"{node.name}/join")
         weight = concatenated((_upright(node), _upright(other)), 0)
         return _without_add(node, other, both.outputs[0], weight, (both,))
 
@@ -198,7 +207,7 @@ class SplitProduct:
         added = []
         for operand, (begin, end) in reversed(pieces[1:]):
             operands = (operand, sliced(weight, 0, begin, end), *rest)
-            part = Node.make(MatMul(), operands, (_ADD,) * len(rest), name=f"{node.name}/part")
+            part = interim(MatMul(), operands, (_ADD,) * len(rest), name=f"{node.name}/part")
             added.append(part)
             rest = part.outputs
         operand, (begin, end) = pieces[0]

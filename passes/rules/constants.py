@@ -10,7 +10,7 @@ from joulec.passes.graph.arithmetic import is_filled_with, over, reciprocal, tim
 from joulec.passes.graph.node import Operand
 from joulec.passes.graph.weights import Literal, reshaped, summed
 from joulec.passes.rules.joined import identify
-from joulec.passes.rules.linear import is_private, producer, scale_of, shift_of
+from joulec.passes.rules.linear import interim, is_private, producer, scale_of, shift_of
 from joulec.passes.rules.merging import label
 from joulec.passes.rules.rule import Match, Mismatch
 
@@ -55,11 +55,8 @@ class NegatedShift:
     anchor: type[Operator] = Binary
 
     def matches(self, graph: Graph, node: Node) -> Iterator[Match | Mismatch]:
-        shift = shift_of(node)
-        if shift is None:
-            return
-        reason = None if shift.data.type.dtype.startswith("float") else "integers without a sign cannot be negated"
-        yield Match((node,)) if reason is None else Mismatch((node,), reason)
+        if shift_of(node) is not None:
+            yield Match((node,))
 
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
         (node,) = match.nodes
@@ -205,7 +202,7 @@ class DistributeScale:
         scale = scale_of(node)
         assert scale is not None
         op = Binary(scale.kind)
-        parts = [Node.make(op, (operand, scale.operand), name=node.name) for operand in before.operands]
+        parts = [interim(op, (operand, scale.operand), name=node.name) for operand in before.operands]
         total = _remade(node, Add(), tuple(part.outputs[0] for part in parts))
         return Rewrite((node, before), (*parts, total))
 
@@ -238,7 +235,7 @@ class FactorScale:
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
         node, *parts = match.nodes
         scales = [scale for scale in map(scale_of, parts) if scale is not None]
-        total = Node.make(Add(), tuple(scale.data for scale in scales), name=node.name)
+        total = interim(Add(), tuple(scale.data for scale in scales), name=node.name)
         scaled = _remade(node, Binary(scales[0].kind), (*total.outputs, scales[0].operand))
         return Rewrite(match.nodes, (total, scaled))
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from joulec.passes.graph import Add, Binary, ChannelAffine, Graph, MatMul, Node, Step, TensorType, Value, Weight
+from joulec.passes.graph import (
+    Add,
+    Binary,
+    ChannelAffine,
+    Graph,
+    MatMul,
+    Node,
+    Operator,
+    Step,
+    TensorType,
+    Value,
+    Weight,
+)
 from joulec.passes.graph.arithmetic import along, is_filled_with, negated
 from joulec.passes.graph.node import Operand
 from joulec.passes.graph.weights import Literal, reshaped, sliced, summed
@@ -30,6 +42,12 @@ class Constant:
     def is_number(self) -> bool:
         """Whether the constant is one number."""
         return self.operand.type.size == 1
+
+
+def interim(op: Operator, operands: tuple[Operand, ...], epilogue: tuple[Step, ...] = (), *, name: str) -> Node:
+    """A node whose results are known to the rewrite alone, and so have no names."""
+    node = Node.make(op, operands, epilogue)
+    return Node(op, operands, epilogue, node.outputs, name)
 
 
 def producer(graph: Graph, operand: Operand) -> Node | None:
@@ -58,12 +76,13 @@ def scale_of(node: Node) -> Constant | None:
 
 
 def shift_of(node: Node) -> Constant | None:
-    """x + c or x - c (as x + -c) for a constant c, where the node is that; its epilogue is not looked at."""
+    """x + c, or x - c (as x + -c) of a floating-point type, for a constant c; the epilogue is not looked at."""
     if isinstance(node.op, Add) and len(node.anchor_operands) == 2:
         return _constant(node, "add", [node.anchor_operands, node.anchor_operands[::-1]])
     if isinstance(node.op, Binary) and node.op.kind == "sub":
         found = _constant(node, "add", [node.anchor_operands])
-        return None if found is None else Constant("add", found.data, negated(found.operand))
+        floating = node.outputs[0].type.dtype.startswith("float")
+        return None if found is None or not floating else Constant("add", found.data, negated(found.operand))
     return None
 
 

@@ -13,6 +13,7 @@ from joulec.passes.rules.linear import (
     bias_of,
     biased,
     has_constant_matrix,
+    interim,
     is_linear,
     is_private,
     on_columns,
@@ -173,7 +174,7 @@ class ScaleFactor:
         scale = scale_of(node)
         assert scale is not None
         factor = reshaped(scale.operand, ())
-        before = Node.make(Binary(scale.kind), (product.operands[0], factor), name=node.name)
+        before = interim(Binary(scale.kind), (product.operands[0], factor), name=node.name)
         operands = (*before.outputs, product.operands[1], *node.epilogue_operands)
         after = Node.make(product.op, operands, node.epilogue, outputs=node.outputs, name=product.name)
         return Rewrite((node, product), (before, after))
@@ -205,7 +206,7 @@ class ScaleResult:
         node, before = match.nodes
         scale = scale_of(before)
         assert scale is not None
-        product = Node.make(node.op, (scale.data, node.operands[1]), name=node.name)
+        product = interim(node.op, (scale.data, node.operands[1]), name=node.name)
         factor = reshaped(scale.operand, ())
         after = Node.make(Binary(scale.kind), (*product.outputs, factor), outputs=node.outputs, name=before.name)
         return Rewrite((node, before), (product, after))
@@ -250,7 +251,7 @@ class FoldNormScale:
 
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
         node, *readers = match.nodes
-        bare = Node.make(node.op, node.operands[:1], name=node.name)
+        bare = interim(node.op, node.operands[:1], name=node.name)
         scale, *shift = [operand for operand in node.operands[1:] if isinstance(operand, Weight)]
         added = [bare]
         for reader in readers:

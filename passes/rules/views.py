@@ -22,7 +22,7 @@ from joulec.passes.graph import (
 )
 from joulec.passes.graph.node import Operand
 from joulec.passes.graph.weights import reshaped, transposed
-from joulec.passes.rules.linear import is_private, producer, scale_of
+from joulec.passes.rules.linear import interim, is_private, producer, scale_of
 from joulec.passes.rules.merging import label
 from joulec.passes.rules.rule import Match, Mismatch
 
@@ -114,7 +114,7 @@ class SoftmaxOfTranspose:
         assert isinstance(node.op, Softmax)
         assert isinstance(view.op, Transpose)
         axis = view.op.permutation[node.op.axis]
-        inner = Node.make(Softmax(axis), view.operands, node.epilogue, name=node.name)
+        inner = interim(Softmax(axis), view.operands, node.epilogue, name=node.name)
         return Rewrite(match.nodes, (inner, Node.make(view.op, inner.outputs, outputs=node.outputs, name=view.name)))
 
 
@@ -146,7 +146,7 @@ class CombineTransposed:
 
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
         node, first, second = match.nodes
-        inner = Node.make(node.op, (first.operands[0], second.operands[0]), node.epilogue, name=node.name)
+        inner = interim(node.op, (first.operands[0], second.operands[0]), node.epilogue, name=node.name)
         return Rewrite(match.nodes, (inner, Node.make(first.op, inner.outputs, outputs=node.outputs, name=first.name)))
 
 
@@ -176,7 +176,7 @@ class FlipTransposedOperand:
         added: list[Node] = []
         operand = view.operands[0]
         if exchanged != tuple(range(len(exchanged))):
-            added.append(Node.make(Transpose(exchanged), (operand,), name=view.name))
+            added.append(interim(Transpose(exchanged), (operand,), name=view.name))
             operand = added[0].outputs[0]
         return Rewrite(match.nodes, (*added, _flipped(node, operand)))
 
@@ -276,7 +276,7 @@ def _swap_inwards(match: Match) -> Rewrite:
     view, inner = match.nodes
     data = _pointwise(inner)
     assert data is not None
-    moved = Node.make(view.op, (data,), name=view.name)
+    moved = interim(view.op, (data,), name=view.name)
     return Rewrite(match.nodes, (moved, _repeated(inner, moved.outputs[0], view.outputs)))
 
 

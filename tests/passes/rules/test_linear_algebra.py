@@ -271,13 +271,13 @@ def pointwise(draw, b, name, data, epilogue=()):
     return b.node(name, pick(draw, MUL, DIV), data, number(3.0), epilogue=epilogue)
 
 
-def moved(draw, b):
+def moved(draw, b, view_last):
     x = b.input("x", *shape(draw, (2, 3)))
-    steps = pick(draw, (), (), (RELU,))
-    if draw(st.booleans()):
+    steps, other = pick(draw, (), (), (RELU,)), pick(draw, (), (), (RELU,))
+    if view_last:
         inner = pointwise(draw, b, "f", x, steps)
-        return ending(draw, b, view(draw, b, "v", inner, (RELU,) if seldom(draw) else ()), inner)
-    inner = view(draw, b, "v", x, (RELU,) if seldom(draw) else ())
+        return ending(draw, b, view(draw, b, "v", inner, other), inner)
+    inner = view(draw, b, "v", x, other)
     return ending(draw, b, pointwise(draw, b, "f", inner, steps), inner)
 
 
@@ -420,9 +420,9 @@ PROPERTIES = {
     "distribute-scale": distributed,
     "factor-scale": distributed,
     "flatten-sums": nested,
-    "transpose-of-elementwise": moved,
-    "reshape-of-elementwise": moved,
-    "elementwise-of-view": moved,
+    "transpose-of-elementwise": lambda draw, b: moved(draw, b, view_last=True),
+    "reshape-of-elementwise": lambda draw, b: moved(draw, b, view_last=True),
+    "elementwise-of-view": lambda draw, b: moved(draw, b, view_last=False),
     "softmax-of-transpose": softmaxes,
     "softmax-of-shift": softmaxes,
     "combine-transposed": paired,
@@ -452,5 +452,5 @@ def test_what_a_rule_rewrites_computes_the_same(tools, name):
             assert changed.inputs == graph.inputs
 
     run()
-    assert count["Match"] >= 15, f"{name} hardly ever applied: {count}"
-    assert count["Mismatch"] >= 5 or name in NEVER_REFUSED, f"{name} hardly ever refused: {count}"
+    assert count["Match"] >= 10, f"{name} hardly ever applied: {count}"
+    assert count["Mismatch"] >= 3 or name in NEVER_REFUSED, f"{name} hardly ever refused: {count}"
