@@ -11,6 +11,7 @@ from joulec.passes.graph import Graph, Node, NodeSpec, Value
 from joulec.passes.graph.graph import replace_operands
 from joulec.passes.rules import Rule
 from joulec.passes.search.choices import CostSource
+from joulec.passes.search.edges import edge_tables
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.moves import Move, MoveFinder
 from joulec.passes.search.objective import Objective
@@ -89,7 +90,8 @@ class PartitionedSearch:
         still = replace(self.options, budget=0)
         whole = OuterSearch(self.rules, self.costs, self.objective, still, self.tidy).run(graph)
         best, origin = whole.best, whole.origin.totals
-        inner = InnerSearch(self.objective, origin, self.options.inner, self.options.distance)
+        how = self.options
+        inner = InnerSearch(self.objective, origin, how.inner, how.distance, how.bound_method)
         steps: list[tuple[str, Graph]] = []
         seams: list[Node] = []
         for _ in range(PASSES if self.options.budget else 0):
@@ -183,9 +185,9 @@ class PartitionedSearch:
     def _assigned(self, graph: Graph, inner: InnerSearch) -> Plan:
         self.costs.prepare({node.spec for node in graph.nodes})
         options = [self.costs.options(node.spec) for node in graph.nodes]
-        assignment = inner.solve(options, GraphFigures.of(graph))
+        assignment = inner.solve(options, GraphFigures.of(graph), edge_tables(graph, options, self.costs))
         chosen = tuple(of.choices[pick] for of, pick in zip(options, assignment.picks, strict=True))
-        return Plan(graph, chosen, assignment.totals, assignment.optimal)
+        return Plan(graph, chosen, assignment.totals, assignment.optimal, gap=assignment.gap)
 
     def _weights(self, totals: Totals, origin: Totals) -> tuple[float, float]:
         """The objective's slope in seconds and in joules at the totals, what breaks a bound included."""
