@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from cli_support import FEW, ROWS, small_model
+from cli_support import FEW, ROWS, Command, forked, small_model
 from onnx import numpy_helper
 
 BUDGET = {"time_s": float, "time_source": str, "energy_j": float, "energy_source": str, "power_w": float}
@@ -71,7 +71,7 @@ def test_the_table_goes_to_standard_error_and_one_object_to_standard_output(comp
     assert list(report["entries"]) == ["1"]
     check_entry(report["entries"]["1"], measured=True)
     has_shape(report["profiling"], PROFILING)
-    assert report["profiling"]["measured"] == 6
+    assert report["profiling"]["measured"] >= 6
     assert (report["profiling"]["reused"], report["profiling"]["failed"]) == (0, 0)
     has_shape(report["verified"], {"inputs": int, "max_relative_error": float, "reference": str})
     assert report["verified"]["reference"].startswith("onnxruntime")
@@ -103,8 +103,10 @@ def test_a_second_model_reuses_the_rows_of_operators_that_it_shares(compiled, tm
     report = compiled.joulec.json("profile", other, *FEW)
     assert set(report) == {"profiling"}
     has_shape(report["profiling"], {**PROFILING, "unknown": int})
-    assert report["profiling"]["reused"] == 4  # two convolutions, and the pooling by two algorithms
-    assert report["profiling"]["measured"] == 2  # the product by two algorithms
+    assert report["profiling"]["reused"] >= 4  # two convolutions, and the pooling by two algorithms
+    assert report["profiling"]["measured"] >= 2  # the product by two algorithms
+    both = report["profiling"]["reused"] + report["profiling"]["measured"]
+    assert both == compiled.report["profiling"]["measured"]
     assert report["profiling"]["unknown"] == 0
 
 
@@ -125,51 +127,62 @@ def test_batch_sizes_share_each_weight(batches):
     assert kept == sorted(np.sort(numpy_helper.to_array(tensor), axis=None).tobytes() for tensor in stored)
 
 
-def test_an_excluded_algorithm_is_not_assigned(joulec, model):
-    free = joulec.json("optimize", model, "--costs", "model")
-    chosen = next(one for one in free["entries"]["1"]["assignment"] if one["operator"] == "max_pool2d")
-    family = chosen["algorithm"].split("(")[0]
-    assert family != "tvm"
-    done = joulec(
-        "optimize", model, "--costs", "model", "--exclude-algorithm", family, "--exclude-algorithm", "nosuch", "--json"
-    )
-    assert family not in families(json.loads(done.stdout))
-    assert "no algorithm is called nosuch" in done.stderr
+OPTIMIZED = {
+    "energy": (),
+    "sum": ("--objective", "0.5*energy + 0.5*time", "--budget", "0", "--inner", "none"),
+    "product": ("--objective", "energy**0.3 * time**0.7", "--inner", "neighbourhood", "--distance", "2"),
+    "haswell": ("--objective", "1e3*energy_j + time_s", "--threads", "1", "--target", "llvm -mcpu=haswell"),
+    "bounds": ("--objective", "power", "--max-time", "1s", "--max-power", "1kW", "--max-energy", "1kJ"),
+    "excluded": ("--exclude-algorithm", "pool", "--exclude-algorithm", "nosuch"),
+}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(["--objective", "0.5*energy + 0.5*time", "--budget", "0", "--inner", "none"], id="sum"),
-        pytest.param(
-            ["--objective", "energy**0.3 * time**0.7", "--inner", "neighbourhood", "--distance", "2"], id="product"
-        ),
-        pytest.param(
-            ["--objective", "1e3*energy_j + time_s", "--threads", "1", "--target", "llvm -mcpu=haswell"], id="haswell"
-        ),
-        pytest.param(
-            ["--objective", "power", "--max-time", "1s", "--max-power", "1kW", "--max-energy", "1kJ"], id="power"
-        ),
-    ],
-)
-def test_optimize_prices_by_the_roofline(joulec, model, options):
-    report = joulec.json("optimize", model, "--costs", "model", *options)
+@pytest.fixture(scope="module")
+def optimized(tmp_path_factory, model):
+    """``joulec optimize --costs model`` under each of the options."""
+    command = Command(folder := tmp_path_factory.mktemp("optimized"), folder / "costs.db")
+    cases = [(command, ("optimize", model, "--costs", "model", "--json", *options)) for options in OPTIMIZED.values()]
+    return command, dict(zip(OPTIMIZED, forked(cases), strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZED)
+def test_optimize_prices_by_the_roofline(optimized, name):
+    command, runs = optimized
+    assert runs[name].returncode == 0, runs[name].stderr
+    report = json.loads(runs[name].stdout)
     assert report["verified"] is None
     assert report["profiling"] == {"measured": 0, "reused": 0, "failed": 0, "seconds": 0.0}
     entry = report["entries"]["1"]
     check_entry(entry, measured=False)
     for row in ("origin", "predicted"):
         assert (entry[row]["time_source"], entry[row]["energy_source"]) == ("estimated", "estimated")
-    if "--budget" in options:
-        assert entry["search"]["graphs_expanded"] == 0
-        assert entry["search"]["substitutions"] == []
-    if "none" in options:
-        assert entry["predicted"]["time_s"] == pytest.approx(entry["origin"]["time_s"])
-    assert not joulec.costs.exists()
+    assert not command.costs.exists()
+
+
+def test_searches_can_be_turned_off(optimized):
+    entry = json.loads(optimized[1]["sum"].stdout)["entries"]["1"]
+    assert entry["search"]["graphs_expanded"] == 0
+    assert entry["search"]["substitutions"] == []
+    assert entry["predicted"]["time_s"] == pytest.approx(entry["origin"]["time_s"])
+    assert json.loads(optimized[1]["energy"].stdout)["entries"]["1"]["search"]["graphs_expanded"] > 0
+
+
+def test_an_excluded_algorithm_is_not_assigned(optimized):
+    assert "pool" in families(json.loads(optimized[1]["energy"].stdout))
+    assert "pool" not in families(json.loads(optimized[1]["excluded"].stdout))
+    assert "no algorithm is called nosuch" in optimized[1]["excluded"].stderr
+
+
+def test_threads_and_target_change_the_price(optimized):
+    free, haswell = (
+        json.loads(optimized[1][name].stdout)["entries"]["1"]["predicted"] for name in ("energy", "haswell")
+    )
+    assert haswell != free
 
 
 def test_a_target_other_than_this_machine_is_compiled_for(joulec, model):
-    done = joulec("compile", model, "-o", "out.joulec", "--costs", "model", "--target", "llvm -mcpu=haswell")
+    options = ("--costs", "model", "--target", "llvm -mcpu=haswell")
+    (done,) = forked([(joulec, ("compile", model, "-o", "out.joulec", *options))])
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     with zipfile.ZipFile(joulec.folder / "out.joulec") as archive:
@@ -178,7 +191,8 @@ def test_a_target_other_than_this_machine_is_compiled_for(joulec, model):
 
 def test_bounds_that_cannot_be_kept_name_the_nearest_point(compiled, tmp_path):
     out = tmp_path / "out.joulec"
-    done = compiled.joulec("compile", compiled.model, "-o", out, *FEW, "--max-time", "1ns", "--json")
+    words = ("compile", compiled.model, "-o", out, *FEW, "--max-time", "1ns", "--json")
+    (done,) = forked([(compiled.joulec, words)])
     assert done.returncode == 2
     assert done.stdout == ""
     error = done.stderr.splitlines()[-1]
@@ -190,7 +204,9 @@ def test_bounds_that_cannot_be_kept_name_the_nearest_point(compiled, tmp_path):
 
 
 def test_profiling_ends_in_its_time(joulec, model):
-    report = joulec.json("profile", model, "--time-budget", "1ms")
+    (done,) = forked([(joulec, ("profile", model, "--time-budget", "1ms", "--json"))])
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
     assert report["profiling"]["measured"] == 0
     assert report["profiling"]["unknown"] > 0
     assert joulec.json("db", "info")["rows"] == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Command
+from cli_support import Command, forked
 
 GOOD = ("compile", "{model}", "-o", "out.joulec")
 """A compilation that each case spoils in one point; what is given later counts."""
@@ -156,27 +155,16 @@ def failures(folder, compiled):
     """What came of each case, and what lay in its folder before and after."""
     folders = {name: own_folder(folder, name) for name in CASES}
     before = {name: set(os.listdir(own)) for name, own in folders.items()}
-    cases = [
-        {
-            "words": words(name, compiled),
-            "folder": str(own),
-            "environment": {"JOULEC_COSTS": f"{own}.db"},
-        }
-        for name, own in folders.items()
-    ]
-    server = Command(folder, folder.parent / "unused.db")
-    done = server.python([str(Path(__file__).parent / "support" / "forked.py")], json.dumps(cases))
-    assert done.returncode == 0, done.stderr
-    outcomes = dict(zip(CASES, json.loads(done.stdout), strict=True))
+    done = forked([(Command(own, Path(f"{own}.db")), words(name, compiled)) for name, own in folders.items()])
+    outcomes = dict(zip(CASES, done, strict=True))
     return {name: (outcomes[name], before[name], set(os.listdir(own))) for name, own in folders.items()}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_clear_line(failures, name):
-    outcome, before, after = failures[name]
-    assert outcome["code"] == 2, outcome
-    assert outcome["out"] == ""
-    (line,) = outcome["err"].splitlines()
+    done, before, after = failures[name]
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
     assert line.startswith("joulec: error: ")
     assert CASES[name][1] in line
     assert after == before

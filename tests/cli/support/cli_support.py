@@ -17,12 +17,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 LIMIT_S = 240
 ROWS = (1, 2, 4, 8)
-FEW = tuple(
-    option
-    for family in ("direct_conv", "gemm_conv", "im2col_conv", "plane_conv")
-    for option in ("--exclude-algorithm", family)
+FEW = (
+    *("--budget", "0"),
+    *(
+        word
+        for name in ("direct_conv", "gemm_conv", "im2col_conv", "plane_conv")
+        for word in ("--exclude-algorithm", name)
+    ),
 )
-"""Leaves six candidates of `small_model` to be measured."""
+"""Leaves few candidates of `small_model` to be measured: two each of the pooling and the product, one of the others."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ class Command:
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
+
+
+def forked(cases: Sequence[tuple[Command, Sequence[object]]]) -> list[subprocess.CompletedProcess[str]]:
+    """Run command lines one after another in processes that need not load the compiler anew (see `forked.py`)."""
+    described = [
+        {"words": list(map(str, words)), "folder": str(command.folder), "environment": command.environment()}
+        for command, words in cases
+    ]
+    server = cases[0][0].python([str(Path(__file__).with_name("forked.py"))], json.dumps(described))
+    assert server.returncode == 0, server.stderr
+    outcomes = zip(described, json.loads(server.stdout), strict=True)
+    return [subprocess.CompletedProcess(case["words"], one["code"], one["out"], one["err"]) for case, one in outcomes]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ of ``{"code", "out", "err"}``. Loading the compiler takes seconds and a refusal 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ import joulec.render
 import joulec.running  # noqa: F401 - loaded before the first fork
 from joulec.__main__ import main
 
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 def child(case: dict[str, Any], out: IO[bytes], err: IO[bytes]) -> int:
@@ -61,5 +62,6 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is loaded stays shared with the children
     results = [run(case) for case in json.load(sys.stdin)]
     json.dump(results, sys.stdout)
