@@ -16,6 +16,8 @@ from joulec.passes.graph import Activation, Add, Graph, Node, Rewrite, TensorTyp
 from joulec.passes.rules import Match, substitutions
 from joulec.passes.search.choices import Choice, Options
 from joulec.passes.search.inner import InnerSearch
+from joulec.passes.search.objective import as_objective
+from joulec.passes.search.outer import OuterSearch, SearchOptions
 from joulec.passes.search.totals import GraphFigures, Totals
 
 VECTOR = TensorType((4,))
@@ -224,6 +226,35 @@ def algorithm1(graph, rules, costs, objective, alpha=1.05, budget=10**9, inner="
     return table
 
 
+def make_world(seed, size=7, lame=False):
+    """A random graph, rules and costs; costs are whole numbers with few ties, so that sums are exact.
+
+    Args:
+        lame: one kind that rules lead to has no algorithm.
+    """
+    rng = random.Random(seed)
+
+    def points():
+        return [(rng.randint(1, 10**6), rng.randint(1, 10**6)) for _ in range(rng.randint(1, 3))]
+
+    table = {kind: points() for kind in (*KINDS, "add")}
+    if lame:
+        del table["sigmoid"]
+    rules = (
+        Exchange("relu", "tanh"),
+        Exchange("tanh", "exp"),
+        Shorten("relu", "tanh", "sqrt"),
+        Shorten("exp", "relu", "sigmoid"),
+        Vanish("sqrt"),
+    )
+    return random_graph(rng, size), rules, FakeCosts(table)
+
+
+def search(graph, rules, costs, objective, bounds=None, **options):
+    """The outer search's result."""
+    return OuterSearch(rules, costs, as_objective(objective, bounds), SearchOptions(**options)).run(graph)
+
+
 @pytest.fixture(scope="session")
 def toy():
     """The helpers of this file (test modules cannot import it)."""
@@ -241,5 +272,7 @@ def toy():
         chain=chain,
         choices=choices,
         fastest_totals=fastest_totals,
+        make_world=make_world,
         random_graph=random_graph,
+        search=search,
     )
