@@ -171,28 +171,38 @@ class DropBias:
         return Rewrite((node,), (Node.make(node.op, kept, node.epilogue[1:], outputs=node.outputs),))
 
 
-@pytest.fixture
-def model(tmp_path):
-    """Two biased convolutions of one input, which rules can merge, and a tanh after each."""
+def write_model(path, branches):
+    """Biased convolutions of one input, which rules can merge, an activation after each, concat and pool."""
     rng = np.random.default_rng(0)
     nodes, weights = [], []
-    for index in range(2):
+    for index in range(branches):
         for name, shape in (("w", (8, 4, 3, 3)), ("b", (8,))):
             weights.append(numpy_helper.from_array(rng.standard_normal(shape).astype("f") + 0.5, f"{name}{index}"))
         nodes.append(helper.make_node("Conv", ["x", f"w{index}", f"b{index}"], [f"c{index}"], pads=[1] * 4))
         nodes.append(helper.make_node("Tanh" if index else "Relu", [f"c{index}"], [f"t{index}"]))
-    nodes.append(helper.make_node("Concat", ["t0", "t1"], ["joined"], axis=1))
+    nodes.append(helper.make_node("Concat", [f"t{index}" for index in range(branches)], ["joined"], axis=1))
     nodes.append(helper.make_node("MaxPool", ["joined"], ["y"], kernel_shape=[2, 2], strides=[2, 2]))
     graph = helper.make_graph(
         nodes,
         "net",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4, 6, 6])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 16, 3, 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 8 * branches, 3, 3])],
         weights,
     )
-    path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Two branches."""
+    return write_model(tmp_path / "net.onnx", 2)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """One branch."""
+    return write_model(tmp_path / "small.onnx", 1)
 
 
 OPTIONS = CompileOptions(costs="model", threads=1, budget=3)
@@ -209,7 +219,7 @@ class TestWhatIsAtFault:
         with pytest.raises(VerificationError, match=r"batch 1: .*the rule drop-bias is at fault.*nothing was written"):
             compiler.compile_model(model, OPTIONS)
 
-    def test_a_wrong_kernel(self, model, monkeypatch):
+    def test_a_wrong_kernel(self, small, monkeypatch):
         """Its build computes another activation than was asked for."""
         from joulec import compiler
         from joulec.passes.kernels.pooling import Pool
@@ -224,9 +234,9 @@ class TestWhatIsAtFault:
         monkeypatch.setattr(Pool, "build", build)
         name = Pool.name
         with pytest.raises(VerificationError, match=rf"the algorithm {name}[^ ]* on max_pool2d is at fault"):
-            compiler.compile_model(model, OPTIONS)
+            compiler.compile_model(small, OPTIONS)
 
-    def test_a_kernel_that_is_wrong_for_large_inputs_only(self, model, monkeypatch):
+    def test_a_kernel_that_is_wrong_for_large_inputs_only(self, small, monkeypatch):
         """The first inputs agree; bisection must use those that do not."""
         from joulec import compiler
         from joulec.passes.kernels.pooling import Pool
@@ -237,27 +247,27 @@ class TestWhatIsAtFault:
             Pool, "build", lambda self, spec, *given: real(self, replace(spec, epilogue=(clipped,)), *given)
         )
         with pytest.raises(VerificationError, match="on max_pool2d is at fault"):
-            compiler.compile_model(model, OPTIONS)
+            compiler.compile_model(small, OPTIONS)
 
-    def test_nothing_is_written(self, model, monkeypatch, capsys):
+    def test_nothing_is_written(self, small, monkeypatch, capsys):
         from joulec.__main__ import main
         from joulec.passes.relax import workbench
 
         monkeypatch.setattr(workbench, "RULES", (*RULES, DropBias()))
-        out = model.with_suffix(".joulec")
-        words = ["compile", str(model), "-o", str(out), "--costs", "model", "--threads", "1", "--budget", "2"]
+        out = small.with_suffix(".joulec")
+        words = ["compile", str(small), "-o", str(out), "--costs", "model", "--threads", "1", "--budget", "2"]
         monkeypatch.setattr(sys, "argv", ["joulec", *words])
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 1
         assert "drop-bias is at fault" in capsys.readouterr().err
-        assert list(model.parent.iterdir()) == [model]
+        assert list(small.parent.iterdir()) == [small]
 
-    def test_a_right_model_compiles(self, model):
+    def test_a_right_model_compiles(self, small):
         """The tests above would prove nothing if this failed."""
         from joulec import compiler
 
-        compiled = compiler.compile_model(model, OPTIONS)
+        compiled = compiler.compile_model(small, OPTIONS)
         try:
             assert compiled.report["verified"]["max_relative_error"] < 1e-5
             assert compiled.report["verified"]["inputs"] == 3

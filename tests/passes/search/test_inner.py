@@ -18,8 +18,8 @@ from joulec.passes.search.totals import Bounds, GraphFigures
 FIGURES = GraphFigures(flops=64.0, bytes=32.0, peak_memory_bytes=16.0, kernels=4)
 _POINTS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=4)
 PROBLEMS = st.lists(_POINTS, min_size=1, max_size=4)
-SMALL = settings(max_examples=60, deadline=None, derandomize=True)
-FEW = settings(max_examples=8, deadline=None, derandomize=True)
+SMALL = settings(max_examples=40, deadline=None, derandomize=True)
+FEW = settings(max_examples=5, deadline=None, derandomize=True)
 
 
 def crooked(totals, origin):
