@@ -45,4 +45,5 @@ def test_activation_agrees_with_numpy(kind):
         values = np.abs(values)
     with np.errstate(over="ignore"):
         expected = MEANING[kind](values.astype(np.float64), *PARAMS.get(kind, ())).astype(np.float32)
-    np.testing.assert_allclose(compute(kind, values), expected, rtol=1e-6, atol=1e-37)
+    least = 2e-7 if kind == "gelu" else 1e-37  # 1 + erf(x) cancels where erf is close to -1, in float32 as in ONNX
+    np.testing.assert_allclose(compute(kind, values), expected, rtol=1e-6, atol=least)
