@@ -55,6 +55,9 @@ class Bench(Protocol):
     def costs(self, objective: Objective | None) -> CostSource:
         """The cost source of a search; ``objective`` decides which candidates need not be measured."""
 
+    def limit_search(self, seconds: float | None) -> None:
+        """Measure nothing more after so many seconds from now; None lifts an earlier limit."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,11 @@ def _validated(canonical: str) -> str:
     if not codegen.llvm_is_valid_cpu("generic", str(triple)):
         raise TargetError(f"LLVM has no code generator for the mtriple {str(triple)!r}")
     if cpu and not codegen.llvm_is_valid_cpu(str(cpu), str(triple)):
-        known = ", ".join(sorted(map(str, codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple})))))
-        raise TargetError(f"LLVM knows no mcpu {str(cpu)!r} for {triple}; it knows: {known}")
+        known = sorted(map(str, codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple}))))
+        near = get_close_matches(str(cpu), known, n=5, cutoff=0.3) or known[:5]
+        raise TargetError(
+            f"LLVM knows no mcpu {str(cpu)!r} for {triple}; among the {len(known)} that it knows are {', '.join(near)}"
+        )
     return canonical
 
 

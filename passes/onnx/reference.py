@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from joulec.passes.onnx.errors import ModelError, one_line
 from joulec.passes.verification import Reference, VerificationError
 
 _Array = npt.NDArray[Any]
@@ -32,12 +33,23 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = _open(model, options)
         return Reference(f"onnxruntime {onnxruntime.__version__}", lambda given: session.run(None, dict(given)))
     import onnx
 
     text = model.SerializeToString()
     return Reference(f"onnx.reference {onnx.__version__}", lambda given: _in_a_process(text, given, time_limit_s))
+
+
+def _open(model: Any, options: Any) -> Any:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    refusals = (state.Fail, state.InvalidGraph, state.InvalidArgument, state.InvalidProtobuf, state.RuntimeException)
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except refusals as error:
+        raise ModelError(f"ONNX Runtime refuses the model with these shapes: {one_line(error)}") from error
 
 
 def _in_a_process(model: bytes, given: Mapping[str, _Array], time_limit_s: float) -> Sequence[_Array]:

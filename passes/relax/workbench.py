@@ -74,6 +74,7 @@ class Workbench:
     on_candidate: Callable[[Candidate], None] = lambda candidate: None
     on_result: Callable[[Measurement], None] = lambda measurement: None
     deadline_s: float = math.inf
+    _search_end_s: float = math.inf
     profiling: ProfilingTotals = field(default_factory=ProfilingTotals)
     _harness: Harness | None = None
 
@@ -160,7 +161,7 @@ class Workbench:
             )
 
         def wanted(candidate: Candidate) -> bool:
-            go = time.monotonic() < self.deadline_s and keep_going(candidate)
+            go = time.monotonic() < min(self.deadline_s, self._search_end_s) and keep_going(candidate)
             if go:
                 self.on_candidate(candidate)
             return go
@@ -177,6 +178,10 @@ class Workbench:
 
     def _count_reused(self, count: int) -> None:
         self.profiling.reused += count
+
+    def limit_search(self, seconds: float | None) -> None:
+        """Measure nothing more after so many seconds from now; None lifts an earlier limit, but not the deadline."""
+        self._search_end_s = math.inf if seconds is None else time.monotonic() + seconds
 
     def pause(self) -> None:
         """End the worker, so that nothing of it runs beside what follows."""

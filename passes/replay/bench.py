@@ -65,6 +65,9 @@ class ReplayBench:
         """The rows as a cost source; the objective rules nothing out, as nothing is measured."""
         return ReplayCosts(self.backend)
 
+    def limit_search(self, seconds: float | None) -> None:
+        """Nothing is measured."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from joulec.costdb.cost import Cost, Measurement
-from joulec.costdb.store import StoreInfo
-from joulec.passes.search.outer import SearchResult, SearchStatistics
-from joulec.profiler.candidate import Candidate
 from joulec.quantities import show_energy, show_time
+
+if TYPE_CHECKING:
+    from joulec.costdb.store import StoreInfo
+    from joulec.passes.search.outer import SearchResult, SearchStatistics
+    from joulec.profiler.candidate import Candidate
 
 
 def console() -> Console:

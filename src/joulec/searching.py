@@ -57,6 +57,9 @@ def search_all(model: Any, options: CompileOptions, bench: Bench, progress: Prog
     found = []
     for source in sources:
         progress.stage(f"searching for batch {source.batch}")
+        bench.limit_search(None)
+        costs.prepare({node.spec for node in source.graph.nodes})  # without these there is nothing to compile
+        bench.limit_search(options.search_time_s)
         result = search(
             source.graph, bench.rules, costs, objective, search_options(options), bench.tidy, progress.search
         )

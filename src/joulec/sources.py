@@ -72,6 +72,8 @@ def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mappin
     imported = import_onnx(model, input_shapes, batch)
     size = batch or imported.batch
     graph = canonicalise(imported.graph, fuses)
+    if input_shapes:
+        onnx_reference(imported.model)  # shapes that the model does not take are told before anything is measured
     return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model))
 
 
