@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,13 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
+            preexec_fn=_interruptible,
         )
+
+
+def _interruptible() -> None:
+    """A shell's background job, in which tests may run, ignores interrupts, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def forked(cases: Sequence[tuple[Command, Sequence[object]]]) -> list[subprocess.CompletedProcess[str]]:
