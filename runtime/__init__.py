@@ -9,7 +9,17 @@ from joulec.runtime.drive import RunResult, drive
 from joulec.runtime.inputs import InputError
 from joulec.runtime.manifest import Assigned, Budget, Entry, Manifest, TensorInfo
 from joulec.runtime.model import Model, load
-from joulec.runtime.policy import Decision, PaperPolicy, Policy, Telemetry
+from joulec.runtime.policies import (
+    Configuration,
+    Decision,
+    PaperPolicy,
+    Policy,
+    PolicyOptions,
+    Prediction,
+    Predictions,
+    Space,
+    Telemetry,
+)
 from joulec.runtime.scripted import ScriptedMeter, read_script
 from joulec.runtime.session import Session, SessionClosed
 
@@ -19,6 +29,7 @@ __all__ = [
     "Assigned",
     "Budget",
     "CapError",
+    "Configuration",
     "Decision",
     "Entry",
     "InputError",
@@ -26,10 +37,14 @@ __all__ = [
     "Model",
     "PaperPolicy",
     "Policy",
+    "PolicyOptions",
+    "Prediction",
+    "Predictions",
     "RunResult",
     "ScriptedMeter",
     "Session",
     "SessionClosed",
+    "Space",
     "Telemetry",
     "TensorInfo",
     "check_writable",

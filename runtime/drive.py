@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.runtime.model import Model
-from joulec.runtime.policy import State
+from joulec.runtime.policies import State
 from joulec.runtime.session import Session
 from joulec.runtime.telemetry import BatchChange, Sample
 

@@ -12,7 +12,7 @@ from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import Meter, MeterError, Reading
 from joulec.runtime.cap import PowerCap
 from joulec.runtime.latency import LatencyGuard
-from joulec.runtime.policy import Decision, Policy, Telemetry
+from joulec.runtime.policies import Configuration, Decision, Policy, Telemetry
 from joulec.runtime.telemetry import BatchChange, Recorder, Sample
 from joulec.runtime.window import BatchAware, Window
 
@@ -93,12 +93,15 @@ class Governor:
         """The size to run and why."""
         largest = self._guard.largest if self._guard else self._sizes[-1]
         if self.cap is None:
-            return Decision(min(largest, self._uncapped), "held", "there is no power cap")
+            return Decision(Configuration(min(largest, self._uncapped)), "held", "there is no power cap")
         if not self._power_known:
-            return Decision(self._sizes[0], "held", "power is not known, so the smallest batch size is kept")
+            return Decision(
+                Configuration(self._sizes[0]), "held", "power is not known, so the smallest batch size is kept"
+            )
         decision = self._policy.decision
         if decision.batch > largest:
-            return replace(decision, batch=largest, reason="larger ones take longer than the latency objective")
+            smaller = replace(decision.configuration, batch=largest)
+            return replace(decision, configuration=smaller, reason="larger ones take longer than the latency objective")
         return decision
 
     @property
@@ -253,12 +256,21 @@ class Governor:
         if window.pause_s and self._idle_w is not None:  # what the batches alone drew
             whole_s = window.busy_s + window.pause_s
             active_w = (power_w * whole_s - self._idle_w * window.pause_s) / window.busy_s
-        size = window.main_size if window.typical else 0
+        size = window.main_size if window.typical else None
         if size == self._sizes[0]:
             self._active_w = active_w
-        largest = self._guard.largest if self._guard else None
-        highest_w = max(active_w, peak_w or 0.0)
-        decision = self._policy.step(Telemetry(size, highest_w, window.batches, largest), cap_w)
+        telemetry = Telemetry(
+            None if size is None else Configuration(size),
+            power_w=active_w,
+            peak_w=peak_w,
+            t_s=self.now_s,
+            seconds=self._clock() - window.start_s,
+            batches=window.batches,
+            batch_s=window.busy_s / window.batches,
+            items=window.items,
+            largest=self._guard.largest if self._guard else None,
+        )
+        decision = self._policy.step(telemetry, cap_w)
         if decision.state == "smallest":
             self._say_once(
                 "smallest",

@@ -21,7 +21,7 @@ from joulec.runtime.governor import Governor
 from joulec.runtime.inputs import InputError
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.model import Model
-from joulec.runtime.policy import Decision, Policy, make_policy
+from joulec.runtime.policies import Decision, Policy, PolicyOptions, Space, make_policy
 from joulec.runtime.queue import Part, QueueClosed, RequestQueue
 from joulec.runtime.rows import padded
 from joulec.runtime.runner import CallableRunner, ModelRunner, Runner
@@ -93,7 +93,7 @@ class Session:
         self._stop = threading.Event()
         self._max_wait_s = max_wait_s
         self._guard = LatencyGuard(self._sizes, latency_slo_s) if latency_slo_s is not None else None
-        chosen = make_policy(policy, self._sizes, cap_margin)
+        chosen = make_policy(policy, Space(self._sizes), PolicyOptions(cap_margin))
         cap = None if power_cap_w is None else PowerCap(power_cap_w, warn=self._say)
         self._own_meter: Meter | None = None
         self._governor = Governor(

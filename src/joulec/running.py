@@ -18,7 +18,7 @@ from joulec.profiler.meters.choose import choose_meter
 from joulec.runtime.drive import drive
 from joulec.runtime.inputs import InputError
 from joulec.runtime.model import Model, load
-from joulec.runtime.policy import make_policy
+from joulec.runtime.policies import PolicyOptions, Space, make_policy
 
 _Array = npt.NDArray[Any]
 
@@ -74,7 +74,7 @@ def _check(options: RunOptions) -> None:
             name = "--outputs" if options.outputs is not None else "--print-time"
             raise OptionError(f"{name} goes with a single run, not with --duration")
         try:
-            make_policy(options.policy, (1,), options.cap_margin)
+            make_policy(options.policy, Space((1,)), PolicyOptions(options.cap_margin))
         except ValueError as error:
             raise OptionError(str(error)) from error
         return

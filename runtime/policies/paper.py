@@ -1,70 +1,12 @@
-"""Policies: which batch size comes next, given the power that was read and the cap.
-
-A policy knows neither clock nor device: the same sequence of readings and caps gives the same decisions.
-"""
+"""BatchSizer, the second paper's policy."""
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Sequence
 
-State = Literal["searching", "settled", "gap", "largest", "smallest", "held"]
-"""Where a policy stands.
-
-``searching``: still adjusting; ``settled``: power is in the band; ``gap``: this size draws less than the band and the
-next one exceeds the cap; ``largest``: below the band at the largest size, ``smallest``: above the cap at the smallest,
-so nothing further is possible by batch size; ``held``: not decided by power (no cap, or power unknown).
-"""
-
-
-@dataclass(frozen=True)
-class Telemetry:
-    """One reading.
-
-    Attributes:
-        batch: the smallest batch size that ran in its window.
-        power_w: mean power over the window.
-        batches: how many batches it covers.
-        largest: the largest batch size that is allowed now for other reasons (latency), None for all.
-    """
-
-    batch: int
-    power_w: float
-    batches: int = 1
-    largest: int | None = None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What to do next.
-
-    Attributes:
-        batch: the batch size to run.
-        state: where the policy stands.
-        reason: for people.
-    """
-
-    batch: int
-    state: State
-    reason: str = ""
-
-
-class Policy(Protocol):
-    """Chooses batch sizes. Deterministic; holds its own state; does no input or output."""
-
-    @property
-    def name(self) -> str:
-        """How the user names it."""
-
-    @property
-    def decision(self) -> Decision:
-        """The latest decision; before any reading, where to start."""
-
-    def step(self, telemetry: Telemetry, cap_w: float) -> Decision:
-        """Take a reading and the cap now in force, and decide."""
+from joulec.runtime.policies.protocol import Configuration, Decision, State, Telemetry
 
 
 class PaperPolicy:
@@ -85,23 +27,30 @@ class PaperPolicy:
       least as much: it counts where it exceeds the cap.
 
     Args:
-        sizes: the batch sizes to choose from.
+        levels: what to choose from, ascending in batch size: configurations, or bare batch sizes.
         cap_margin: the paper's alpha.
         epoch_batches: batches per epoch (the paper: 10).
         drift: share of the cap by which a reading must fall before a gap is searched again.
 
     Raises:
-        ValueError: no sizes, a size below 1, or a margin outside of (0, 1].
+        ValueError: no level, a batch size below 1, or a margin outside of (0, 1].
     """
 
     name = "paper"
 
     def __init__(
-        self, sizes: Sequence[int], *, cap_margin: float = 0.8, epoch_batches: int = 10, drift: float = 0.05
+        self,
+        levels: Sequence[Configuration | int],
+        *,
+        cap_margin: float = 0.8,
+        epoch_batches: int = 10,
+        drift: float = 0.05,
     ) -> None:
-        self._sizes = sorted(set(sizes))
+        full = {Configuration(level) if isinstance(level, int) else level for level in levels}
+        self._levels = sorted(full, key=lambda level: level.batch)
+        self._sizes = [level.batch for level in self._levels]
         if not self._sizes or self._sizes[0] < 1:
-            raise ValueError(f"batch sizes must be whole numbers from 1 up, not {list(sizes)}")
+            raise ValueError(f"batch sizes must be whole numbers from 1 up, not {self._sizes}")
         if not 0 < cap_margin <= 1:
             raise ValueError(f"cap_margin must lie in (0, 1], not {cap_margin}")
         if epoch_batches < 1:
@@ -115,7 +64,7 @@ class PaperPolicy:
         self._gap_w = 0.0
         self._peak_w = 0.0
         self._count = 0
-        self._decision = Decision(self._sizes[0], "searching", "start at the smallest batch size")
+        self._decision = Decision(self._levels[0], "searching", "start at the smallest batch size")
         self._restore()
 
     @property
@@ -128,10 +77,13 @@ class PaperPolicy:
                 self._reopen(f"the cap changed from {self._cap_w:g} W to {cap_w:g} W")
             self._cap_w = cap_w
         self._limit(telemetry.largest)
-        size = self._sizes[self._current]
-        partly = telemetry.batch < size and telemetry.power_w > cap_w
-        if telemetry.batch == size or partly:
-            self._peak_w = max(self._peak_w, telemetry.power_w)
+        ran, highest_w = telemetry.configuration, telemetry.highest_w
+        if ran is None or highest_w is None:
+            return self._decision
+        level = self._levels[self._current]
+        partly = ran.batch < level.batch and highest_w > cap_w
+        if ran == level or partly:
+            self._peak_w = max(self._peak_w, highest_w)
             self._count += telemetry.batches
             if self._count >= self._epoch:
                 peak_w, self._peak_w, self._count = self._peak_w, 0.0, 0
@@ -144,7 +96,7 @@ class PaperPolicy:
 
     def _reopen(self, reason: str) -> None:
         self._restore()
-        self._decision = Decision(self._sizes[self._current], "searching", reason)
+        self._decision = Decision(self._levels[self._current], "searching", reason)
 
     def _limit(self, largest: int | None) -> None:
         """Keep to the largest size that is allowed."""
@@ -200,26 +152,7 @@ class PaperPolicy:
     def _move(self, index: int, reason: str) -> None:
         self._current = index
         self._peak_w, self._count = 0.0, 0
-        self._decision = Decision(self._sizes[index], "searching", reason)
+        self._decision = Decision(self._levels[index], "searching", reason)
 
     def _stay(self, state: State, reason: str) -> None:
-        self._decision = Decision(self._sizes[self._current], state, reason)
-
-
-POLICIES: Mapping[str, Callable[[Sequence[int], float], Policy]] = {
-    "paper": lambda sizes, cap_margin: PaperPolicy(sizes, cap_margin=cap_margin),
-}
-"""Policies by name; each is made from the batch sizes and the cap margin."""
-
-
-def make_policy(policy: str | Policy, sizes: Sequence[int], cap_margin: float) -> Policy:
-    """A policy by name, or the one given.
-
-    Raises:
-        ValueError: the name is unknown, or the sizes or the margin are out of range.
-    """
-    if not isinstance(policy, str):
-        return policy
-    if policy not in POLICIES:
-        raise ValueError(f"unknown policy {policy!r}; there are {', '.join(POLICIES)}")
-    return POLICIES[policy](sizes, cap_margin)
+        self._decision = Decision(self._levels[self._current], state, reason)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from joulec.runtime.policy import PaperPolicy, Telemetry, make_policy
+from joulec.runtime.policies import Configuration, PaperPolicy, Space, Telemetry, make_policy
 
 PAPER_SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
@@ -19,7 +19,7 @@ def epochs(policy: PaperPolicy, power, cap_w: float, count: int) -> list[int]:
     for _ in range(count):
         for _ in range(10):
             size = policy.decision.batch
-            policy.step(Telemetry(size, power[size]), cap_w)
+            policy.step(Telemetry(Configuration(size), power[size]), cap_w)
         seen.append(policy.decision.batch)
     return seen
 
@@ -99,19 +99,19 @@ def test_the_paper_s_walk():
 def test_decides_after_ten_batches_by_their_highest_reading():
     policy = PaperPolicy([1, 2, 4])
     for _ in range(9):
-        assert policy.step(Telemetry(1, 10.0), 100.0).batch == 1
-    assert policy.step(Telemetry(1, 85.0), 100.0).state == "settled"
+        assert policy.step(Telemetry(Configuration(1), 10.0), 100.0).batch == 1
+    assert policy.step(Telemetry(Configuration(1), 85.0), 100.0).state == "settled"
     for watts in [10.0] * 5 + [90.0] + [10.0] * 4:
-        policy.step(Telemetry(1, watts), 100.0)
+        policy.step(Telemetry(Configuration(1), watts), 100.0)
     assert policy.decision.state == "settled"
     for _ in range(10):
-        policy.step(Telemetry(1, 10.0), 100.0)
+        policy.step(Telemetry(Configuration(1), 10.0), 100.0)
     assert policy.decision.batch == 2
 
 
 def test_a_reading_over_many_batches_closes_the_epoch():
     policy = PaperPolicy([1, 2, 4])
-    assert policy.step(Telemetry(1, 10.0, batches=12), 100.0).batch == 2
+    assert policy.step(Telemetry(Configuration(1), 10.0, batches=12), 100.0).batch == 2
 
 
 @pytest.mark.parametrize("watts", [80.0, 100.0])
@@ -155,9 +155,9 @@ def test_a_spike_in_a_window_of_smaller_batches_counts_a_low_reading_does_not():
     policy = PaperPolicy(list(power))
     assert epochs(policy, power, 100.0, 6)[-1] == 4
     for _ in range(50):
-        assert policy.step(Telemetry(1, 40.0), 100.0).batch == 4
+        assert policy.step(Telemetry(Configuration(1), 40.0), 100.0).batch == 4
     for _ in range(10):
-        policy.step(Telemetry(1, 120.0), 100.0)
+        policy.step(Telemetry(Configuration(1), 120.0), 100.0)
     assert policy.decision.batch < 4
 
 
@@ -165,9 +165,9 @@ def test_keeps_to_the_largest_size_allowed():
     power = dict.fromkeys(PAPER_SIZES, 10.0)
     policy = PaperPolicy(PAPER_SIZES)
     for _ in range(100):
-        policy.step(Telemetry(policy.decision.batch, 10.0, largest=32), 100.0)
+        policy.step(Telemetry(Configuration(policy.decision.batch), 10.0, largest=32), 100.0)
     assert (policy.decision.batch, policy.decision.state) == (32, "largest")
-    policy.step(Telemetry(32, 10.0, largest=4), 100.0)
+    policy.step(Telemetry(Configuration(32), 10.0, largest=4), 100.0)
     assert policy.decision.batch == 4
     assert epochs(policy, power, 100.0, 6)[-1] == 256
 
@@ -176,7 +176,8 @@ def test_is_deterministic():
     def walk():
         policy = PaperPolicy(PAPER_SIZES)
         return [
-            policy.step(Telemetry(policy.decision.batch, 30.0 + (i * 37 % 90)), 100.0 - i // 50) for i in range(400)
+            policy.step(Telemetry(Configuration(policy.decision.batch), 30.0 + (i * 37 % 90)), 100.0 - i // 50)
+            for i in range(400)
         ]
 
     assert walk() == walk()
@@ -192,4 +193,4 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="epoch_batches"):
         PaperPolicy([1], epoch_batches=0)
     with pytest.raises(ValueError, match=r"unknown policy 'best'; there are paper"):
-        make_policy("best", [1], 0.8)
+        make_policy("best", Space([1]))
