@@ -19,6 +19,9 @@ WORK = Work(flops=1e6, dram_bytes=0.0)
 
 
 sys.path.append(str(SUPPORT))  # modules that tests here share with processes of their own
+sys.path.append(str(Path(__file__).parents[1] / "support"))  # and with tests of other folders
+
+from nvml_device import gpu, nvml_library  # noqa: E402, F401 - fixtures
 
 
 @pytest.fixture(scope="session")
