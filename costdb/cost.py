@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 TimeSource = Literal["measured", "replay", "simulated", "estimated"]
 EnergySource = Literal["nvml", "rapl", "zeus", "replay", "simulated", "estimated"]
 FailureKind = Literal["build", "run", "crash", "timeout", "memory"]
+
+_TO_TEXT = json.JSONEncoder(sort_keys=True).encode
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,11 @@ class CostKey:
     energy_source: EnergySource
     protocol: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 over the fields, in hexadecimal: the row's primary key."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return hashlib.sha256(_TO_TEXT(fields).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
-from joulec.costdb.store import CostStore, CostStoreError, StoreInfo, measured_at, prevails, settled, sources
+from joulec.costdb.preference import measured_at, measurement_digest, rank
+from joulec.costdb.store import CostStore, CostStoreError, Merged, StoreInfo, checked, prevails, settled, sources
 
 
 class MemoryStore(CostStore):
@@ -16,6 +17,8 @@ class MemoryStore(CostStore):
     def __init__(self) -> None:
         """Start empty."""
         self._rows: dict[str, Measurement] = {}
+        self._superseded: dict[str, Measurement] = {}
+        self._locked: set[str] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -36,9 +39,49 @@ class MemoryStore(CostStore):
                 if old is None or prevails(measurement.outcome, old.outcome):
                     self._rows[key_id] = measurement
 
+    def merge(self, measurements: Iterable[Measurement]) -> Merged:
+        """See `CostStore.merge`."""
+        merged = Merged()
+        for measurement in map(checked, measurements):
+            with self._lock:
+                self._check_open()
+                merged += self._merge(measurement)
+        return merged
+
+    def _merge(self, measurement: Measurement) -> Merged:
+        key_id, digest = measurement.key.id, measurement_digest(measurement)
+        old = self._rows.get(key_id)
+        if old is None:
+            self._rows[key_id] = measurement
+            return Merged(new=1)
+        if old == measurement:
+            return Merged(same=1)
+        if rank(measurement) < rank(old):
+            known = digest in self._superseded
+            self._superseded[digest] = measurement
+            return Merged(same=1) if known else Merged(worse=1)
+        self._superseded.pop(digest, None)
+        self._superseded[measurement_digest(old)] = old
+        self._rows[key_id] = measurement
+        return Merged(better=1)
+
+    def try_lock(self, name: str) -> bool:
+        """See `CostStore.try_lock`."""
+        with self._lock:
+            self._check_open()
+            if name in self._locked:
+                return False
+            self._locked.add(name)
+            return True
+
+    def unlock(self, name: str) -> None:
+        """See `CostStore.unlock`."""
+        with self._lock:
+            self._locked.discard(name)
+
     def info(self) -> StoreInfo:
         """See `CostStore.info`."""
-        rows = self._snapshot().values()
+        rows = self._snapshot(self._rows).values()
         return StoreInfo(
             url="memory:",
             path=None,
@@ -48,13 +91,19 @@ class MemoryStore(CostStore):
             by_source=dict(Counter(source for m in rows for source in sources(m.outcome))),
             devices=dict(Counter(m.key.device for m in rows)),
             last_measured_at=max((when for m in rows if (when := measured_at(m)) is not None), default=None),
+            superseded=len(self._snapshot(self._superseded)),
         )
 
     def rows(
-        self, operator: str | None = None, device: str | None = None, source: str | None = None
+        self,
+        operator: str | None = None,
+        device: str | None = None,
+        source: str | None = None,
+        *,
+        superseded: bool = False,
     ) -> Iterator[Measurement]:
         """See `CostStore.rows`."""
-        for _, measurement in sorted(self._snapshot().items()):
+        for _, measurement in sorted(self._snapshot(self._superseded if superseded else self._rows).items()):
             if operator is not None and measurement.key.operator != operator:
                 continue
             if device is not None and measurement.key.device != device:
@@ -67,13 +116,13 @@ class MemoryStore(CostStore):
         """See `CostStore.close`."""
         with self._lock:
             self._closed = True
-            self._rows = {}
+            self._rows, self._superseded, self._locked = {}, {}, set()
 
-    def _snapshot(self) -> dict[str, Measurement]:
-        """A copy of the rows as they are now."""
+    def _snapshot(self, rows: dict[str, Measurement]) -> dict[str, Measurement]:
+        """A copy of rows as they are now."""
         with self._lock:
             self._check_open()
-            return dict(self._rows)
+            return dict(rows)
 
     def _check_open(self) -> None:
         if self._closed:

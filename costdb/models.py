@@ -9,7 +9,8 @@ from sqlalchemy import JSON, CheckConstraint, DateTime, Double, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
-from joulec.costdb.store import KEY_FIELDS, measured_at
+from joulec.costdb.preference import measured_at, measurement_digest
+from joulec.costdb.store import KEY_FIELDS
 
 
 class Base(DeclarativeBase):
@@ -18,15 +19,9 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Text(), float: Double(), dict[str, str]: JSON(), datetime: DateTime()}  # noqa: RUF012
 
 
-class CostRow(Base):
+class _Measured:
     """One measurement: its key field by field, and either a cost or a failure. Seconds, joules, UTC."""
 
-    __tablename__ = "joulec_costs"
-    __table_args__ = (
-        CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_costs_one_outcome"),
-    )
-
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
     operator: Mapped[str] = mapped_column(index=True)
     attributes: Mapped[str]
     epilogue: Mapped[str]
@@ -52,6 +47,29 @@ class CostRow(Base):
     measured_at: Mapped[datetime | None]
 
 
+class CostRow(_Measured, Base):
+    """The measurement that counts for its key."""
+
+    __tablename__ = "joulec_costs"
+    __table_args__ = (
+        CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_costs_one_outcome"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class SupersededRow(_Measured, Base):
+    """A measurement than which another one of its key is better."""
+
+    __tablename__ = "joulec_superseded"
+    __table_args__ = (
+        CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_superseded_one_outcome"),
+    )
+
+    measurement_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), index=True)
+
+
 OUTCOME_COLUMNS = (
     CostRow.time_s,
     CostRow.energy_j,
@@ -72,14 +90,19 @@ def outcome_of(row: Any) -> Cost | Failure:
     return Cost(row.time_s, row.energy_j, row.time_source, row.energy_source, row.spread, row.samples)
 
 
-def measurement_of(row: CostRow) -> Measurement:
+def measurement_of(row: CostRow | SupersededRow) -> Measurement:
     """The measurement that a row keeps."""
     key = CostKey(**{name: getattr(row, _COLUMN_OF.get(name, name)) for name in KEY_FIELDS})
     return Measurement(key, outcome_of(row), row.provenance)
 
 
-def values_of(key_id: str, measurement: Measurement) -> dict[str, object]:
-    """The columns of the row that keeps a measurement."""
+def superseded_values_of(measurement: Measurement) -> dict[str, object]:
+    """The columns of the `SupersededRow` that keeps a measurement."""
+    return values_of(measurement) | {"measurement_digest": measurement_digest(measurement)}
+
+
+def values_of(measurement: Measurement) -> dict[str, object]:
+    """The columns of the `CostRow` that keeps a measurement."""
     outcome = measurement.outcome
     values: dict[str, object] = dict.fromkeys(OUTCOME_NAMES)
     values |= {_COLUMN_OF.get(name, name): getattr(measurement.key, name) for name in KEY_FIELDS}
@@ -89,7 +112,7 @@ def values_of(key_id: str, measurement: Measurement) -> dict[str, object]:
         values |= {name: getattr(outcome, name) for name in OUTCOME_NAMES if not name.startswith("failure")}
     moment = measured_at(measurement)
     naive_utc = None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
-    return values | {"id": key_id, "provenance": dict(measurement.provenance), "measured_at": naive_utc}
+    return values | {"id": measurement.key.id, "provenance": dict(measurement.provenance), "measured_at": naive_utc}
 
 
 _COLUMN_OF = {"energy_source": "key_energy_source"}

@@ -11,6 +11,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from joulec.costdb.engine import postgres_engine, sqlite_engine
+from joulec.costdb.journal import Journal
 from joulec.costdb.memory import MemoryStore
 from joulec.costdb.sql import SqlStore
 from joulec.costdb.store import CostStore, CostStoreError
@@ -27,8 +28,15 @@ def default_path() -> Path:
     return Path(platformdirs.user_data_dir("joulec", appauthor=False)) / "costs.db"
 
 
+def data_directory() -> Path:
+    """Where joulec keeps what belongs to the user: the default cost database and journals of others."""
+    return default_path().parent
+
+
 def open_store(url: str | None = None) -> CostStore:
     """Open a cost database, creating or upgrading it where that is needed.
+
+    What it does not take later is kept in a journal in the user's data directory (`joulec.costdb.journal`).
 
     Args:
         url: a path or ``sqlite:///PATH`` (SQLite), ``postgresql://USER@HOST/DATABASE`` (PostgreSQL) or ``memory:``
@@ -91,7 +99,7 @@ def _open_sqlite(path: Path) -> CostStore:
                 f"the cost database {path} cannot be kept there: {place} may not be written; "
                 "get the permission, or give another with --costs"
             )
-    return SqlStore(sqlite_engine(path), path)
+    return SqlStore(sqlite_engine(path), path, journal=Journal.of(str(path), data_directory()))
 
 
 def _open_postgres(url: URL) -> CostStore:
@@ -101,4 +109,4 @@ def _open_postgres(url: URL) -> CostStore:
         raise CostStoreError(
             f"a PostgreSQL cost database needs the driver psycopg ({error}); pip install 'joulec[postgres]'"
         ) from error
-    return SqlStore(engine)
+    return SqlStore(engine, journal=Journal.of(url.render_as_string(hide_password=True), data_directory()))

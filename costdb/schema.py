@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from alembic import command
@@ -26,7 +27,22 @@ _migrating = threading.Lock()  # Alembic's context is one per process
 _log = logging.getLogger(__name__)
 
 
-def prepare(engine: Engine, where: str, path: Path | None, migrations: Path = MIGRATIONS) -> str:
+@dataclass(frozen=True)
+class Prepared:
+    """What opening a database did to its schema.
+
+    Attributes:
+        schema_version: the schema's number now, e.g. ``0002``.
+        before: the number before; None for a database that was made just now.
+        backup: the copy of the SQLite file as it was before an upgrade; None where there was none to make.
+    """
+
+    schema_version: str
+    before: str | None
+    backup: Path | None = None
+
+
+def prepare(engine: Engine, where: str, path: Path | None, migrations: Path = MIGRATIONS) -> Prepared:
     """Bring a database to the schema of this joulec: create it, upgrade it, or find it as it should be.
 
     Several processes may do so at once; one works and the others wait. An upgrade is one transaction. A SQLite file is
@@ -37,9 +53,6 @@ def prepare(engine: Engine, where: str, path: Path | None, migrations: Path = MI
         where: the database in the user's words.
         path: the SQLite file, None for a server.
         migrations: the folder of the migrations.
-
-    Returns:
-        The schema's number, e.g. ``0001``.
 
     Raises:
         CostStoreError: it is a later joulec's or another program's, or it cannot be read, written or copied.
@@ -54,16 +67,15 @@ def prepare(engine: Engine, where: str, path: Path | None, migrations: Path = MI
     try:
         with engine.connect() as connection:
             if _revision(connection, where, known) == head:
-                return _number(head)
+                return Prepared(_number(head), _number(head))
         if path is not None:
             use_write_ahead_log(engine)
         with _migrating, engine.connect().execution_options(**WRITING) as connection, connection.begin():
-            _migrate(connection, where, path, config, known)
+            return _migrate(connection, where, path, config, known)
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise translated(error, where) from error
     except CommandError as error:
         raise CostStoreError(f"cost database {where} cannot be upgraded: {error}") from error
-    return _number(head)
 
 
 def _revision(connection: Connection, where: str, known: set[str]) -> str | None:
@@ -83,16 +95,20 @@ def _revision(connection: Connection, where: str, known: set[str]) -> str | None
     return None
 
 
-def _migrate(connection: Connection, where: str, path: Path | None, config: Config, known: set[str]) -> None:
+def _migrate(connection: Connection, where: str, path: Path | None, config: Config, known: set[str]) -> Prepared:
     """Upgrade within the open transaction, unless another process has done so meanwhile."""
     if path is None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
     before = _revision(connection, where, known)
-    if before is not None and path is not None and before != ScriptDirectory.from_config(config).get_current_head():
+    head = ScriptDirectory.from_config(config).get_current_head()
+    assert head is not None
+    copy = None
+    if before is not None and path is not None and before != head:
         copy = _copy_beside(path, _number(before))
         _log.warning("cost database %s is upgraded from schema %s; a copy is kept in %s", where, _number(before), copy)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    return Prepared(_number(head), None if before is None else _number(before), copy)
 
 
 def _copy_beside(path: Path, number: str) -> Path:

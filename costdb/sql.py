@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Insert, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Engine, Select, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
 from joulec.costdb.engine import WRITING
 from joulec.costdb.errors import translated
-from joulec.costdb.models import OUTCOME_COLUMNS, CostRow, measurement_of, outcome_of, values_of
-from joulec.costdb.schema import prepare
-from joulec.costdb.store import CostStore, CostStoreError, StoreInfo, settled
+from joulec.costdb.journal import Journal
+from joulec.costdb.locks import FileLocks, Locks, ServerLocks
+from joulec.costdb.merging import merge_rows
+from joulec.costdb.models import OUTCOME_COLUMNS, CostRow, SupersededRow, measurement_of, outcome_of, values_of
+from joulec.costdb.retry import Retry
+from joulec.costdb.schema import Prepared, prepare
+from joulec.costdb.statements import among, replace
+from joulec.costdb.store import CostStore, CostStoreError, Merged, StoreInfo, checked, settled
 
-KEYS_PER_QUERY = 900
-"""Every SQLite takes 999 parameters in one statement."""
 ROWS_PER_PAGE = 1000
+_T = TypeVar("_T")
 
 
 class SqlStore(CostStore):
-    """Keeps measurements in one table of a SQL database; see `CostStore` for the contract."""
+    """Keeps measurements in one table of a SQL database; see `CostStore` for the contract.
 
-    def __init__(self, engine: Engine, path: Path | None = None) -> None:
+    Attributes:
+        prepared: what opening did to the schema.
+        journal: where measurements go that the database does not take; None for nowhere.
+    """
+
+    def __init__(
+        self, engine: Engine, path: Path | None = None, *, retry: Retry | None = None, journal: Journal | None = None
+    ) -> None:
         """Open the database, creating or upgrading it where that is needed.
 
         Args:
             engine: connections as `joulec.costdb.engine` sets them up; the store closes them.
             path: the SQLite file, None for a server.
+            retry: how long a server that is restarted is waited for.
+            journal: see the class.
 
         Raises:
             CostStoreError: it cannot be opened, or is a later joulec's or another program's.
@@ -43,106 +57,156 @@ class SqlStore(CostStore):
         self._where = str(path) if path is not None else engine.url.render_as_string(hide_password=True)
         self._reader = engine
         self._writer = engine.execution_options(**WRITING)
+        self._retry = retry or Retry()
         self._closed = False
+        self.journal = journal
         try:
-            self._schema_version = prepare(engine, self._where, path)
+            self.prepared: Prepared = prepare(engine, self._where, path)
+            self._file = None if path is None else path.stat()
+        except OSError as error:
+            engine.dispose()
+            raise translated(error, self._where) from error
         except CostStoreError:
             engine.dispose()
             raise
+        locks = ServerLocks(engine) if path is None else FileLocks(path.with_name(f"{path.name}.locks"))
+        self._locks: Locks = locks
 
     def get_many(self, keys: Iterable[CostKey]) -> dict[CostKey, Cost | Failure]:
         """See `CostStore.get_many`."""
         by_id = {key.id: key for key in keys}
-        ids = sorted(by_id)
-        found: dict[CostKey, Cost | Failure] = {}
-        with self._session(self._reader) as session:
-            for start in range(0, len(ids), KEYS_PER_QUERY):
-                chunk = ids[start : start + KEYS_PER_QUERY]
-                for row in session.execute(select(CostRow.id, *OUTCOME_COLUMNS).where(CostRow.id.in_(chunk))):
-                    found[by_id[row.id]] = outcome_of(row)
-        return found
+        query = select(CostRow.id, *OUTCOME_COLUMNS).where(among(self._engine.dialect.name, sorted(by_id)))
+        return self._run(
+            self._reader, lambda session: {by_id[row.id]: outcome_of(row) for row in session.execute(query)}
+        )
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:
         """See `CostStore.put_many`.
 
         The rows are written in the order of their ids, so that two writers never wait for each other in a ring.
         """
-        rows = [values_of(key_id, measurement) for key_id, measurement in settled(measurements).items()]
-        if not rows:
+        kept = list(settled(measurements).values())
+        if not kept:
             return
-        with self._session(self._writer) as session:
-            session.connection().execute(self._upsert(), rows)
+        rows = [values_of(measurement) for measurement in kept]
+        statement = replace(self._engine.dialect.name, failures_too=False)
+        try:
+            self._run(self._writer, lambda session: session.connection().execute(statement, rows))
+        except CostStoreError as error:
+            if self.journal is None or self._closed:
+                raise
+            raise CostStoreError(f"{error}; {self.journal.keep(kept)}") from error
+
+    def merge(self, measurements: Iterable[Measurement]) -> Merged:
+        """See `CostStore.merge`."""
+        merged = Merged()
+        waiting = map(checked, measurements)
+        while page := list(islice(waiting, ROWS_PER_PAGE)):
+            merged += self._run(self._writer, lambda session, page=page: merge_rows(session, page))  # type: ignore[misc]
+        return merged
+
+    def try_lock(self, name: str) -> bool:
+        """See `CostStore.try_lock`."""
+        self._check_open()
+        try:
+            return self._retry.run(lambda: self._locks.try_lock(name), self._where)
+        except (SQLAlchemyError, OSError) as error:
+            raise translated(error, self._where) from error
+
+    def unlock(self, name: str) -> None:
+        """See `CostStore.unlock`."""
+        try:
+            self._locks.unlock(name)
+        except SQLAlchemyError:
+            return  # the connection is lost, and the lock with it
 
     def info(self) -> StoreInfo:
         """See `CostStore.info`."""
-        with self._session(self._reader) as session:
-            count, failures, newest = session.execute(
-                select(func.count(), func.count(CostRow.failure_kind), func.max(CostRow.measured_at))
-            ).one()
-            pair = (CostRow.time_source, CostRow.energy_source)
-            by_pair = session.execute(select(*pair, func.count()).group_by(*pair)).all()
-            devices = session.execute(select(CostRow.device, func.count()).group_by(CostRow.device)).all()
+        return self._run(self._reader, self._count)
+
+    def _count(self, session: Session) -> StoreInfo:
+        count, failures, newest = session.execute(
+            select(func.count(), func.count(CostRow.failure_kind), func.max(CostRow.measured_at))
+        ).one()
+        pair = (CostRow.time_source, CostRow.energy_source)
+        by_pair = session.execute(select(*pair, func.count()).group_by(*pair)).all()
+        devices = session.execute(select(CostRow.device, func.count()).group_by(CostRow.device)).all()
         by_source: Counter[str] = Counter()
         for time_source, energy_source, rows in by_pair:
             by_source.update({source: rows for source in (time_source, energy_source) if source is not None})
         return StoreInfo(
             url=self._engine.url.set(drivername=self._engine.dialect.name).render_as_string(hide_password=True),
             path=self._path,
-            schema_version=self._schema_version,
+            schema_version=self.prepared.schema_version,
             rows=count,
             failures=failures,
             by_source=dict(by_source),
             devices=dict(devices),
             last_measured_at=None if newest is None else newest.replace(tzinfo=UTC),
+            superseded=session.execute(select(func.count()).select_from(SupersededRow)).scalar_one(),
         )
 
     def rows(
-        self, operator: str | None = None, device: str | None = None, source: str | None = None
+        self,
+        operator: str | None = None,
+        device: str | None = None,
+        source: str | None = None,
+        *,
+        superseded: bool = False,
     ) -> Iterator[Measurement]:
         """See `CostStore.rows`."""
-        query = select(CostRow).order_by(CostRow.id).limit(ROWS_PER_PAGE)
+        table: type[CostRow | SupersededRow] = SupersededRow if superseded else CostRow
+        place = SupersededRow.measurement_digest if superseded else CostRow.id
+        query: Select[Any] = select(table).order_by(place).limit(ROWS_PER_PAGE)
         if operator is not None:
-            query = query.where(CostRow.operator == operator)
+            query = query.where(table.operator == operator)
         if device is not None:
-            query = query.where(CostRow.device == device)
+            query = query.where(table.device == device)
         if source is not None:
-            query = query.where(or_(CostRow.time_source == source, CostRow.energy_source == source))
-        last = ""
-        while True:
-            with self._session(self._reader) as session:
-                page = list(session.scalars(query.where(CostRow.id > last)))
-                measurements = [measurement_of(row) for row in page]
-                last = page[-1].id if page else last
+            query = query.where(or_(table.time_source == source, table.energy_source == source))
+        last, full = "", True
+        while full:
+
+            def page(session: Session, after: str = last) -> tuple[list[Measurement], str]:
+                found = list(session.scalars(query.where(place > after)))
+                return [measurement_of(row) for row in found], getattr(found[-1], place.key) if found else after
+
+            measurements, last = self._run(self._reader, page)
+            full = len(measurements) == ROWS_PER_PAGE
             yield from measurements
-            if len(measurements) < ROWS_PER_PAGE:
-                return
 
     def close(self) -> None:
         """See `CostStore.close`."""
         self._closed = True
+        self._locks.close()
         self._engine.dispose()
 
-    @contextmanager
-    def _session(self, engine: Engine) -> Iterator[Session]:
-        """One transaction: committed at the end, rolled back and the error translated where anything goes wrong."""
-        if self._closed:
-            raise CostStoreError(f"cost database {self._where}: the store is closed; open another")
-        try:
+    def _run(self, engine: Engine, work: Callable[[Session], _T]) -> _T:
+        """Work in one transaction: committed at the end, rolled back and the error translated where it goes wrong."""
+
+        def once() -> _T:
+            self._check_open()
             with Session(engine) as session, session.begin():
-                yield session
+                done = work(session)
+            self._check_open()  # what was written to a file that is gone is lost
+            return done
+
+        try:
+            return self._retry.run(once, self._where)
         except (SQLAlchemyError, ValueError) as error:
             raise translated(error, self._where) from error
 
-    def _upsert(self) -> Insert:
-        """Insert, or replace the row of an equal key unless a failure would replace a cost."""
-        if self._engine.dialect.name == "sqlite":
-            insert: sqlite.Insert | postgresql.Insert = sqlite.insert(CostRow)
-        else:
-            insert = postgresql.insert(CostRow)
-        new = insert.excluded
-        columns = [column.name for column in CostRow.__table__.columns if column.name != "id"]
-        return insert.on_conflict_do_update(
-            index_elements=["id"],
-            set_={name: new[name] for name in columns},
-            where=or_(new.failure_kind.is_(None), CostRow.failure_kind.is_not(None)),
+    def _check_open(self) -> None:
+        """Raise where the store was closed, or its file deleted or replaced."""
+        if self._closed:
+            raise CostStoreError(f"cost database {self._where}: the store is closed; open another")
+        if self._path is None or self._file is None:
+            return
+        try:
+            if os.path.samestat(self._path.stat(), self._file):
+                return
+        except OSError:
+            pass  # it is not there: said below
+        raise CostStoreError(
+            f"cost database {self._where} was deleted or replaced while it was in use; start again to begin a new one"
         )

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +33,7 @@ class StoreInfo:
         by_source: costs per source. A cost counts under its time source and, where that is another, its energy source.
         devices: rows per device fingerprint.
         last_measured_at: when the newest dated row was measured (UTC), None where there is none.
+        superseded: measurements that merging found worse than the one of the same key among the rows.
     """
 
     url: str
@@ -43,6 +44,30 @@ class StoreInfo:
     by_source: Mapping[str, int]
     devices: Mapping[str, int]
     last_measured_at: datetime | None
+    superseded: int = 0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came of measurements that were merged, counted by measurement.
+
+    Attributes:
+        new: of keys that the store had nothing for.
+        better: took the place of a worse one, which is kept as superseded.
+        worse: kept as superseded.
+        same: already there.
+    """
+
+    new: int = 0
+    better: int = 0
+    worse: int = 0
+    same: int = 0
+
+    def __add__(self, other: Merged) -> Merged:
+        """Both together."""
+        return Merged(
+            self.new + other.new, self.better + other.better, self.worse + other.worse, self.same + other.same
+        )
 
 
 class CostStore(ABC):
@@ -53,14 +78,19 @@ class CostStore(ABC):
     - **Identity.** `CostKey.id` identifies a row; equal keys share one row.
     - **Consistency.** What ``put_many`` has returned from is seen by every later ``get_many``, ``rows`` and ``info``,
       from any process that has the same store open. A ``put_many`` is seen as a whole or not at all.
-    - **Precedence.** The last writer of a key wins, but a `Failure` never replaces a `Cost`.
+    - **Precedence.** Of ``put_many`` the last writer of a key wins, but a `Failure` never replaces a `Cost`. Of
+      ``merge`` the better measurement wins (`joulec.costdb.preference`), and the other is kept as superseded.
     - **Durability.** What ``put_many`` has returned from outlives the process, even one that is killed. A store in
       memory is the exception: it lives as long as its process.
     - **Concurrency.** Threads may share one store. Processes may use one database at once, each opening its own store:
       one that was opened before a fork must not be used after it in the child.
     - **Text.** Keys must be storable text (no NUL, no lone surrogates). In a failure's reason and in provenance, which
       come from crashed programs, such characters are replaced.
-    - **Errors.** Whatever goes wrong in the database is raised as `CostStoreError`, and nothing of the call is kept.
+    - **Locks.** At most one store at a time holds the lock of a name, over all stores of one database. The operating
+      system or the server releases the locks of a process that dies.
+    - **Errors.** Whatever goes wrong in the database is raised as `CostStoreError`, and nothing of the call is kept in
+      it. A server that is restarted is waited for. What ``put_many`` could not keep goes to a journal where the store
+      has one, which the message names.
     """
 
     @abstractmethod
@@ -90,6 +120,32 @@ class CostStore(ABC):
         """
 
     @abstractmethod
+    def merge(self, measurements: Iterable[Measurement]) -> Merged:
+        """Take in measurements that others made, piece by piece: the better of each key counts, none is lost.
+
+        The outcome is the same in whatever order measurements come, and however often.
+
+        Raises:
+            CostStoreError: the database cannot be written; what was merged before stays.
+            ValueError: as of `put_many`.
+        """
+
+    @abstractmethod
+    def try_lock(self, name: str) -> bool:
+        """Take the lock of a name if it is free, without waiting.
+
+        Returns:
+            Whether it is this store's from now on; False where any store, this one too, holds it.
+
+        Raises:
+            CostStoreError: the database cannot be reached.
+        """
+
+    @abstractmethod
+    def unlock(self, name: str) -> None:
+        """Give the lock of a name back; nothing happens where this store does not hold it. Closing gives all back."""
+
+    @abstractmethod
     def info(self) -> StoreInfo:
         """Count what is there.
 
@@ -99,7 +155,12 @@ class CostStore(ABC):
 
     @abstractmethod
     def rows(
-        self, operator: str | None = None, device: str | None = None, source: str | None = None
+        self,
+        operator: str | None = None,
+        device: str | None = None,
+        source: str | None = None,
+        *,
+        superseded: bool = False,
     ) -> Iterator[Measurement]:
         """Go through the measurements in the order of their key ids, reading them piece by piece.
 
@@ -109,6 +170,7 @@ class CostStore(ABC):
             operator: only this operator.
             device: only this device fingerprint.
             source: only costs whose time source or energy source is this one (so no failures).
+            superseded: those that merging found worse, in any order, instead of those that count.
 
         Raises:
             CostStoreError: the database cannot be read.
@@ -141,20 +203,11 @@ def settled(measurements: Iterable[Measurement]) -> dict[str, Measurement]:
         ValueError: see `CostStore.put_many`.
     """
     kept: dict[str, Measurement] = {}
-    for measurement in map(_checked, measurements):
+    for measurement in map(checked, measurements):
         key_id = measurement.key.id
         if key_id not in kept or prevails(measurement.outcome, kept[key_id].outcome):
             kept[key_id] = measurement
     return dict(sorted(kept.items()))
-
-
-def measured_at(measurement: Measurement) -> datetime | None:
-    """When it was measured, in UTC: provenance's ``date``; None where that is absent or not ISO 8601."""
-    try:
-        moment = datetime.fromisoformat(measurement.provenance.get("date", ""))
-    except ValueError:
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def sources(outcome: Cost | Failure) -> frozenset[str]:
@@ -164,8 +217,12 @@ def sources(outcome: Cost | Failure) -> frozenset[str]:
     return frozenset(s for s in (outcome.time_source, outcome.energy_source) if s is not None)
 
 
-def _checked(measurement: Measurement) -> Measurement:
-    """The measurement with storable text and plain numbers."""
+def checked(measurement: Measurement) -> Measurement:
+    """The measurement with storable text and plain numbers.
+
+    Raises:
+        ValueError: see `CostStore.put_many`.
+    """
     for name in KEY_FIELDS:
         if _storable(text := getattr(measurement.key, name)) != text:
             raise ValueError(

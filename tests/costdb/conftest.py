@@ -124,6 +124,12 @@ def postgres_url(postgres_socket: Path) -> str:
     return f"postgresql://joulec@/postgres?host={postgres_socket}&options=-csearch_path%3D{name}"
 
 
+@pytest.fixture(autouse=True)
+def _own_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journals go to the test's folder."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a new database of each kind that outlives its process."""

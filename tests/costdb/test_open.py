@@ -230,7 +230,7 @@ def test_no_password_is_shown(postgres_url):
 
 def test_a_user_who_may_not_create_tables(postgres_url):
     with open_store(postgres_url) as store, store._engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE joulec_costs, joulec_schema")
+        connection.exec_driver_sql("DROP TABLE joulec_costs, joulec_superseded, joulec_schema")
         schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
         connection.exec_driver_sql(f"CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA {schema} TO guest")
     try:

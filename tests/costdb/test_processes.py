@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def test_eight_processes_create_and_write_one_sqlite_file(tmp_path):
     check_writers(str(tmp_path / "costs.db"), 8)
 
 
-def test_four_processes_create_and_write_one_server(postgres_url):
-    check_writers(postgres_url, 4)
+def test_eight_processes_create_and_write_one_server(postgres_url):
+    check_writers(postgres_url, 8)
 
 
 def test_opening_waits_for_a_process_that_is_just_creating_the_file(tmp_path):
@@ -132,3 +133,20 @@ def test_a_writer_killed_within_a_transaction_leaves_the_database_free(tmp_path,
     with open_store(str(path)) as store:
         store.put_many([row(2)])
         assert {m.key for m in store.rows()} == {row(1).key, row(2).key}
+
+
+def test_locks_of_a_killed_process_are_free(database_url):
+    code = (
+        "import sys; from joulec.costdb.open import open_store; store = open_store(sys.argv[1])\n"
+        "assert store.try_lock('device'); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, database_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    with open_store(database_url) as store:
+        assert not store.try_lock("device")
+        holder.kill()
+        holder.communicate()
+        deadline_s = time.monotonic() + 10
+        while not store.try_lock("device"):
+            assert time.monotonic() < deadline_s, "the lock outlives its process"
+            time.sleep(0.01)

@@ -9,20 +9,21 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, make_url, text
+from sqlalchemy import Engine, insert, inspect, make_url, text
 
 from joulec.costdb import schema
+from joulec.costdb.cost import Failure
 from joulec.costdb.engine import postgres_engine, sqlite_engine
-from joulec.costdb.models import Base
+from joulec.costdb.models import Base, CostRow, values_of
 from joulec.costdb.open import open_store
 from joulec.costdb.schema import MIGRATIONS, VERSION_TABLE, prepare
-from joulec.costdb.store import CostStoreError
+from joulec.costdb.store import CostStoreError, Merged
 
 NEXT = '''"""Tell hosts apart."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0002_9.1.0"
-down_revision = "0001_0.1.0"
+revision = "0003_9.1.0"
+down_revision = "0002_0.1.0"
 def upgrade():
     op.add_column("joulec_costs", sa.Column("host", sa.Text(), nullable=True))
     op.create_index("ix_joulec_costs_host", "joulec_costs", ["host"])
@@ -34,7 +35,7 @@ def next_migrations(tmp_path: Path) -> Path:
     """The migrations of a later joulec."""
     folder = tmp_path / "100% later"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_9.1.0_host.py").write_text(NEXT)
+    (folder / "versions" / "0003_9.1.0_host.py").write_text(NEXT)
     return folder
 
 
@@ -45,14 +46,14 @@ def engine_of(url: str) -> Engine:
 def prepare_with(migrations: Path, url: str) -> str:
     engine = engine_of(url)
     try:
-        return prepare(engine, url, None if url.startswith("postgresql") else Path(url), migrations)
+        return prepare(engine, url, None if url.startswith("postgresql") else Path(url), migrations).schema_version
     finally:
         engine.dispose()
 
 
 def test_the_migrations_make_what_the_models_say(database_url):
     with open_store(database_url) as store:
-        assert store.info().schema_version == "0001"
+        assert store.info().schema_version == "0002"
     engine = engine_of(database_url)
     with engine.connect() as connection:
         options = {"version_table": VERSION_TABLE, "compare_type": True}
@@ -79,20 +80,20 @@ def test_an_older_database_is_upgraded_in_place(database_url, row, next_migratio
     with open_store(database_url) as store:
         store.put_many(row(i) for i in range(50))
     with caplog.at_level(logging.WARNING):
-        assert prepare_with(next_migrations, database_url) == "0002"
+        assert prepare_with(next_migrations, database_url) == "0003"
     engine = engine_of(database_url)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*), count(host) FROM joulec_costs")).one() == (50, 0)
     engine.dispose()
-    assert prepare_with(next_migrations, database_url) == "0002"
+    assert prepare_with(next_migrations, database_url) == "0003"
     if not database_url.startswith("postgresql"):
-        assert "costs.db.schema-0001.bak" in caplog.text
+        assert "costs.db.schema-0002.bak" in caplog.text
 
 
 def test_the_copy_beside_holds_what_was_there_before(tmp_path, row, next_migrations):
     path = tmp_path / "costs.db"
     rows = {row(i).key: row(i) for i in range(50)}
-    taken = path.with_name("costs.db.schema-0001.bak")
+    taken = path.with_name("costs.db.schema-0002.bak")
     taken.write_text("somebody else's")
     with open_store(str(path)) as store:
         store.put_many(rows.values())
@@ -100,7 +101,7 @@ def test_the_copy_beside_holds_what_was_there_before(tmp_path, row, next_migrati
         assert Path(f"{path}-wal").stat().st_size > 0
         prepare_with(next_migrations, str(path))
     assert taken.read_text() == "somebody else's"
-    with open_store(str(path.with_name("costs.db.schema-0001.2.bak"))) as copy:
+    with open_store(str(path.with_name("costs.db.schema-0002.2.bak"))) as copy:
         assert {m.key: m for m in copy.rows()} == rows
 
 
@@ -108,7 +109,7 @@ def test_a_later_database_is_refused_with_the_version_to_install(database_url, r
     with open_store(database_url) as store:
         store.put_many([row(1)])
     prepare_with(next_migrations, database_url)
-    with pytest.raises(CostStoreError, match=r"later joulec \(schema 0002\).*'joulec>=9\.1\.0'"):
+    with pytest.raises(CostStoreError, match=r"later joulec \(schema 0003\).*'joulec>=9\.1\.0'"):
         open_store(database_url)
     engine = engine_of(database_url)
     with engine.connect() as connection:
@@ -119,7 +120,7 @@ def test_a_later_database_is_refused_with_the_version_to_install(database_url, r
 def test_an_upgrade_that_fails_changes_nothing(database_url, row, next_migrations):
     with open_store(database_url) as store:
         store.put_many([row(1)])
-    broken = next_migrations / "versions" / "0002_9.1.0_host.py"
+    broken = next_migrations / "versions" / "0003_9.1.0_host.py"
     broken.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')
     with pytest.raises(CostStoreError, match="nowhere"):
         prepare_with(next_migrations, database_url)
@@ -158,3 +159,18 @@ def test_missing_migrations_ask_for_a_new_installation(tmp_path):
     with pytest.raises(CostStoreError, match="reinstall"):
         prepare_with(tmp_path / "empty", str(tmp_path / "costs.db"))
     assert schema.MIGRATIONS.is_dir()
+
+
+def test_the_first_schema_is_upgraded_when_it_is_opened(database_url, row, tmp_path):
+    first = tmp_path / "first"
+    shutil.copytree(MIGRATIONS, first, ignore=shutil.ignore_patterns("__pycache__", "0002*"))
+    assert prepare_with(first, database_url) == "0001"
+    engine = engine_of(database_url)
+    with engine.begin() as connection:
+        connection.execute(insert(CostRow), [values_of(row(i)) for i in range(3)])
+    engine.dispose()
+    with open_store(database_url) as store:
+        assert (store.prepared.before, store.prepared.schema_version) == ("0001", "0002")
+        assert {m.key: m for m in store.rows()} == {row(i).key: row(i) for i in range(3)}
+        assert store.merge([row(1, Failure("run", "x"))]) == Merged(worse=1)
+        assert (store.prepared.backup is None) == database_url.startswith("postgresql")

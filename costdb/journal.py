@@ -1,0 +1,73 @@
+"""What was measured and could not be stored: kept on this machine until ``joulec db merge`` brings it in."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from joulec.costdb.cost import Measurement
+from joulec.costdb.exchange import line_of
+
+FOLDER = "journals"
+"""Beside the user's own cost database."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A file of JSON Lines that grows at its end; several processes may write one.
+
+    Attributes:
+        path: the file; made with its folder when the first measurement comes.
+        database: how to name the database on a command line, without any password.
+    """
+
+    path: Path
+    database: str
+
+    @staticmethod
+    def of(database: str, home: Path) -> Journal:
+        """The journal of a database on this machine: always the same for the same one.
+
+        Args:
+            database: its path or URL, without any password.
+            home: the user's data directory for joulec.
+        """
+        return Journal(home / FOLDER / f"{hashlib.sha256(database.encode()).hexdigest()[:16]}.jsonl", database)
+
+    def keep(self, measurements: Sequence[Measurement]) -> str:
+        """Append measurements, each in one piece and on the disk when this returns.
+
+        Returns:
+            What to tell the user, as the end of a sentence.
+        """
+        lines = "".join(map(line_of, measurements)).encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _write_all(descriptor, lines)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return f"nor can the journal {self.path} be written ({error.strerror}): the last measurement is lost"
+        return (
+            f"the last measurement is kept in {self.path}, "
+            f"and joulec db merge {self.path} --costs '{self.database}' brings it in later"
+        )
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    """Write it all, or, where the disk is full, nothing."""
+    before = os.fstat(descriptor).st_size
+    try:
+        while text:
+            text = text[os.write(descriptor, text) :]
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
