@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from joulec.costdb.cost import Measurement
-from joulec.costdb.exchange import line_of
+from joulec.costdb.exchange import line_of, read
 
 FOLDER = "journals"
 """Beside the user's own cost database."""
@@ -47,9 +48,8 @@ class Journal:
         lines = "".join(map(line_of, measurements)).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = self._locked(os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
                 _write_all(descriptor, lines)
                 os.fsync(descriptor)
             finally:
@@ -60,6 +60,33 @@ class Journal:
             f"the last measurement is kept in {self.path}, "
             f"and joulec db merge {self.path} --costs '{self.database}' brings it in later"
         )
+
+    @contextmanager
+    def taken(self) -> Iterator[Iterator[Measurement]]:
+        """What is in the journal; it is removed at the end, unless something goes wrong. Writers wait meanwhile.
+
+        Raises:
+            CostStoreError: the journal is damaged; a last line that was cut off is only left out.
+        """
+        try:
+            descriptor = self._locked(os.O_RDONLY)
+        except FileNotFoundError:
+            yield iter(())
+            return
+        try:
+            yield read(self.path, cut_off=True)
+            self.path.unlink()
+        finally:
+            os.close(descriptor)
+
+    def _locked(self, flags: int) -> int:
+        """The open file, locked; its last holder may have removed it while it was waited for."""
+        while True:
+            descriptor = os.open(self.path, flags | os.O_CLOEXEC, 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if self.path.exists() and os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                return descriptor
+            os.close(descriptor)
 
 
 def _write_all(descriptor: int, text: bytes) -> None:

@@ -40,6 +40,7 @@ from joulec.arguments import (
     quantity,
     say_error,
 )
+from joulec.commands_db import database
 from joulec.commands_reproduce import reproduce
 from joulec.errors import INTERRUPTED, USER_ERROR
 
@@ -50,7 +51,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-database = typer.Typer(help="Look into the cost database.", no_args_is_help=True)
 app.add_typer(database, name="db")
 app.add_typer(reproduce, name="reproduce")
 
@@ -253,24 +253,6 @@ def run(
     if as_json:
         print_json(report)
     show_run(report)
-
-
-@database.command("info")
-@catch
-def database_info(costs: Costs = None, as_json: AsJson = False) -> None:
-    """Say what the cost database holds.
-
-    Example: joulec db info --json
-    """
-    from joulec.costdb.open import open_store
-    from joulec.render import info_json, show_info
-
-    with open_store(costs) as store:
-        info = info_json(store.info())
-    if as_json:
-        print_json(info)
-    else:
-        show_info(info)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +16,6 @@ from joulec.costdb.cost import Cost, Measurement
 from joulec.quantities import show_energy, show_time
 
 if TYPE_CHECKING:
-    from joulec.costdb.store import StoreInfo
     from joulec.passes.search.outer import SearchResult, SearchStatistics
     from joulec.profiler.candidate import Candidate
 
@@ -174,27 +172,6 @@ def _show_profiling_line(out: Console, profiling: Mapping[str, Any]) -> None:
         f"{profiling['reused']} reused, {profiling['failed']} failed{unknown}",
         markup=False,
     )
-
-
-def info_json(info: StoreInfo) -> dict[str, Any]:
-    """A store's information as JSON."""
-    plain = asdict(info)
-    plain["path"] = None if info.path is None else str(info.path)
-    plain["last_measured_at"] = None if info.last_measured_at is None else info.last_measured_at.isoformat()
-    plain["by_source"], plain["devices"] = dict(info.by_source), dict(info.devices)
-    return plain
-
-
-def show_info(info: Mapping[str, Any]) -> None:
-    """Print a store's information."""
-    table = Table("cost database", str(info["url"]))
-    table.add_row("schema", info["schema_version"])
-    table.add_row("measurements", f"{info['rows']} ({info['failures']} failures)")
-    table.add_row("by source", ", ".join(f"{source}: {count}" for source, count in info["by_source"].items()))
-    for device, count in info["devices"].items():
-        table.add_row("device", f"{device}: {count}")
-    table.add_row("last measured", info["last_measured_at"] or "never")
-    Console(highlight=False).print(table)
 
 
 def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
