@@ -20,6 +20,7 @@ from joulec.runtime.policies import (
     Space,
     Telemetry,
 )
+from joulec.runtime.queue import DeadlineExceeded, QueueClosed, QueueFull
 from joulec.runtime.scripted import ScriptedMeter, read_script
 from joulec.runtime.session import Session, SessionClosed
 
@@ -30,6 +31,7 @@ __all__ = [
     "Budget",
     "CapError",
     "Configuration",
+    "DeadlineExceeded",
     "Decision",
     "Entry",
     "InputError",
@@ -40,6 +42,8 @@ __all__ = [
     "PolicyOptions",
     "Prediction",
     "Predictions",
+    "QueueClosed",
+    "QueueFull",
     "RunResult",
     "ScriptedMeter",
     "Session",

@@ -58,7 +58,11 @@ class LatencyGuard:
             allowed = size
         return allowed
 
+    def expected_s(self, size: int) -> float:
+        """How long a batch of the size takes, as far as is known; otherwise 0."""
+        recent = self._recent[size]
+        return statistics.median(recent) if recent else 0.0
+
     def slack_s(self, size: int) -> float:
         """How long a request may wait before a batch of the size must start."""
-        recent = self._recent[size]
-        return max(0.0, self._slo_s - (statistics.median(recent) if recent else 0.0))
+        return max(0.0, self._slo_s - self.expected_s(size))

@@ -8,12 +8,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from joulec.profiler.candidate import Work
+from joulec.profiler.candidate import NO_WORK, Work
 from joulec.runtime.inputs import InputError, as_array, bind, check_rows
 from joulec.runtime.model import Model
+from joulec.runtime.packing import ALIGNMENT, Packer
+from joulec.runtime.request import Outputs, Part, Request, Signature, count_rows, divide, signature_of
+from joulec.runtime.rows import split
 
 _Array = npt.NDArray[Any]
-Outputs = tuple[_Array, ...]
+
+Answers = list[tuple[Sequence[Part], Outputs]]
+"""Rows and the outputs that hold theirs first."""
+
+_MOST_PACKERS = 8
+"""Kinds of requests to a callable whose batch memory is kept."""
 
 DEFAULT_SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes for a callable of which nothing else is known."""
@@ -26,11 +34,15 @@ class Runner(Protocol):
     uncapped: int
     threads: int | None
 
-    def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int]:
-        """A request's arrays and its number of rows; InputError where it cannot be run."""
+    def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
+        """A request's arrays, its number of rows and what it may share a batch with.
 
-    def run(self, size: int, arrays: list[_Array]) -> Outputs:
-        """One batch of exactly the size."""
+        Raises:
+            InputError: it cannot be run.
+        """
+
+    def run(self, size: int, parts: Sequence[Part]) -> Answers:
+        """One batch of the size that holds the parts' rows."""
 
     def finish(self, outputs: Outputs) -> Any:
         """A request's outputs as its caller gets them."""
@@ -51,7 +63,11 @@ def checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 class ModelRunner:
-    """A joulec model. One that is not batched runs each request as it is: every request is one row of one item."""
+    """A joulec model.
+
+    Sizes that were not compiled are laid over those that were. A model that is not batched runs each request as it is:
+    every request is one row of one item.
+    """
 
     def __init__(self, model: Model, sizes: Sequence[int] | None) -> None:
         self._model = model
@@ -63,23 +79,36 @@ class ModelRunner:
             self.uncapped = 1
             return
         self.sizes = model.batch_sizes if sizes is None else checked_sizes(sizes)
-        for size in self.sizes:
-            model.entry(size)
         self.uncapped = max((size for size in model.useful_batch_sizes if size in self.sizes), default=self.sizes[-1])
+        likes = [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in model.manifest.entries[0].inputs]
+        self._packer = Packer(likes, model.batch_sizes[-1], ALIGNMENT)
 
-    def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int]:
+    def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         arrays = bind(self._model.input_names, inputs, named)
         if not self._model.batched:
-            return [array[None] for array in arrays], 1
+            return [array[None] for array in arrays], 1, ()
         rows = check_rows(arrays, self._model.manifest.entries[0])
         if not rows:
             raise InputError("a request must have at least one row")
-        return arrays, rows
+        return arrays, rows, ()
 
-    def run(self, size: int, arrays: list[_Array]) -> Outputs:
-        if self._model.batched:
-            return self._model.run_batch(size, arrays)
-        return tuple(output[None] for output in self._model.run([array[0] for array in arrays]))
+    def run(self, size: int, parts: Sequence[Part]) -> Answers:
+        if not self._model.batched:
+            (part,) = parts
+            outputs = self._model.run([array[0] for array in part.arrays])
+            return [(parts, tuple(output[None] for output in outputs))]
+        calls = self._calls(size, count_rows(parts))
+        groups = divide(parts, [count for _, count in calls]) if len(calls) > 1 else [parts]
+        return [
+            (group, self._model.run_batch(batch, self._packer.pack(group, batch)))
+            for (batch, _), group in zip(calls, groups, strict=True)
+        ]
+
+    def _calls(self, size: int, rows: int) -> list[tuple[int, int]]:
+        """Compiled batch sizes and the rows in each."""
+        if size in self._model.batch_sizes:
+            return [(size, rows)]
+        return [(batch, count) for batch, _, count in split(rows, self._model.batch_sizes)]
 
     def finish(self, outputs: Outputs) -> Any:
         if not self._model.batched:
@@ -87,7 +116,9 @@ class ModelRunner:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def work(self, size: int) -> Work | None:
-        return self._model.manifest.entries[0].work if not self._model.batched else self._model.work(size)
+        if not self._model.batched:
+            return self._model.manifest.entries[0].work
+        return sum((self._model.work(batch) for batch, _ in self._calls(size, size)), NO_WORK)
 
 
 class CallableRunner:
@@ -105,10 +136,11 @@ class CallableRunner:
             raise TypeError(f"a session needs a joulec model or a callable, not a {type(function).__name__}")
         self._function = function
         self._work = work
+        self._packers: dict[Signature, Packer] = {}
         self.sizes = checked_sizes(DEFAULT_SIZES if sizes is None else sizes)
         self.uncapped = self.sizes[-1]
 
-    def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int]:
+    def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         if named or not inputs:
             raise InputError("give one or more arrays by position: the executor is a plain callable")
         arrays = [as_array(value, f"input {index}") for index, value in enumerate(inputs)]
@@ -117,16 +149,24 @@ class CallableRunner:
                 raise InputError(f"input {index} has no rows")
             if len(array) != len(arrays[0]):
                 raise InputError(f"input {index} has {len(array)} rows, input 0 has {len(arrays[0])}")
-        return arrays, len(arrays[0])
+        return arrays, len(arrays[0]), signature_of(arrays)
 
-    def run(self, size: int, arrays: list[_Array]) -> Outputs:
-        result = self._function(*arrays)
+    def run(self, size: int, parts: Sequence[Part]) -> Answers:
+        result = self._function(*self._packer(parts[0].request).pack(parts, size))
         results = list(result) if isinstance(result, tuple | list) else [result]
         outputs = tuple(np.array(as_array(value, "the output of the executor")) for value in results)  # ours to keep
         for output in outputs:
             if output.shape[:1] != (size,):
                 raise ValueError(f"the executor returned shape {output.shape} for a batch of {size}")
-        return outputs
+        return [(parts, outputs)]
+
+    def _packer(self, request: Request) -> Packer:
+        found = self._packers.get(request.signature)
+        if found is None:
+            if len(self._packers) >= _MOST_PACKERS:
+                del self._packers[next(iter(self._packers))]
+            found = self._packers[request.signature] = Packer(request.arrays, self.sizes[-1])
+        return found
 
     def finish(self, outputs: Outputs) -> Any:
         return outputs[0] if len(outputs) == 1 else outputs

@@ -8,10 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Self, get_args
 
 from joulec.profiler.candidate import Work
 from joulec.profiler.meter import Meter
@@ -22,14 +19,13 @@ from joulec.runtime.inputs import InputError
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.model import Model
 from joulec.runtime.policies import Decision, Policy, PolicyOptions, Space, make_policy
-from joulec.runtime.queue import Part, QueueClosed, RequestQueue
-from joulec.runtime.rows import padded
+from joulec.runtime.queue import Outcomes, QueueClosed, RequestQueue, WhenFull
+from joulec.runtime.request import Part, Request, count_rows
 from joulec.runtime.runner import CallableRunner, ModelRunner, Runner
 from joulec.runtime.scripted import read_script
 from joulec.runtime.telemetry import BatchChange, Sample, Totals
 
 _log = logging.getLogger(__name__)
-_Array = npt.NDArray[Any]
 
 
 class SessionClosed(QueueClosed):
@@ -55,6 +51,8 @@ class Session:
         latency_slo_s: batch sizes that take longer are not used.
         batch_sizes: sizes to choose from; the model's, or powers of two up to 64 for a callable, when None.
         max_wait_s: how long the oldest request waits for others to fill a batch.
+        queue_limit_rows: rows that may wait; None for any number. A larger request is taken once the queue is empty.
+        when_full: what `submit` does where they do: ``wait`` for room, or ``reject`` (QueueFull).
         work: for a callable and a meter that estimates: what a batch of a size does.
         clock: monotonic seconds.
         sleep: waits for seconds; by default until then or until the session is aborted.
@@ -76,12 +74,18 @@ class Session:
         latency_slo_s: float | None = None,
         batch_sizes: Sequence[int] | None = None,
         max_wait_s: float = 0.002,
+        queue_limit_rows: int | None = None,
+        when_full: WhenFull = "wait",
         work: Callable[[int], Work] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         if not max_wait_s >= 0:
             raise ValueError(f"max_wait_s must be at least 0, not {max_wait_s}")
+        if queue_limit_rows is not None and queue_limit_rows < 1:
+            raise ValueError(f"queue_limit_rows must be at least 1, not {queue_limit_rows}")
+        if when_full not in get_args(WhenFull):
+            raise ValueError(f"when_full must be wait or reject, not {when_full!r}")
         self._runner: Runner
         if isinstance(executor, Model):
             self._runner = ModelRunner(executor, batch_sizes)
@@ -109,7 +113,7 @@ class Session:
             say=self._say,
         )
         self._has_meter = meter is not None or cap is not None
-        self._queue = RequestQueue(clock)
+        self._queue = RequestQueue(queue_limit_rows, when_full, clock=clock)
         self._thread = threading.Thread(target=self._work, name="joulec-session", daemon=True)
         self._thread.start()
 
@@ -127,27 +131,32 @@ class Session:
         self._own_meter = chosen.meter
         return chosen.meter
 
-    def submit(self, /, *inputs: object, **named: object) -> Future[Any]:
+    def submit(self, /, *inputs: object, deadline_s: float | None = None, **named: object) -> Future[Any]:
         """Queue a request.
 
         Args:
             *inputs: arrays in the executor's order, of any number of rows (at least one; the same in all). Where a
                 model is not batched: exactly the compiled shapes. They must not change until the request is computed.
+            deadline_s: seconds from now in which its first row must have begun; None for no deadline.
             **named: the same by name, for a joulec model.
 
         Returns:
-            A future of the output, or of a tuple of several. It raises InputError where the inputs are wrong.
+            A future of the output, or of a tuple of several. It may be cancelled until its first row begins. It raises
+            InputError where the inputs are wrong, DeadlineExceeded where the deadline has passed, and SessionClosed
+            where the session was closed without being drained.
 
         Raises:
             QueueClosed: the session is closed.
+            QueueFull: the queue is full and the session rejects.
         """
         try:
-            arrays, rows = self._runner.accept(inputs, named)
+            arrays, rows, signature = self._runner.accept(inputs, named)
         except InputError as error:
             failed: Future[Any] = Future()
             failed.set_exception(error)
             return failed
-        return self._queue.put(arrays, rows, self._runner.finish)
+        due_s = None if deadline_s is None else self._clock() + deadline_s
+        return self._queue.put(Request(arrays, rows, self._runner.finish, deadline_s=due_s, signature=signature))
 
     @property
     def batch_size(self) -> int:
@@ -168,6 +177,11 @@ class Session:
     def queued_rows(self) -> int:
         """Rows that wait."""
         return self._queue.rows
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """How requests ended so far."""
+        return self._queue.outcomes
 
     @property
     def timeline(self) -> list[Sample]:
@@ -214,10 +228,11 @@ class Session:
         try:
             while True:
                 size = self._governor.size
-                wait_s = self._max_wait_s
+                wait_s, lead_s = self._max_wait_s, 0.0
                 if self._guard is not None:
                     wait_s = min(wait_s, self._guard.slack_s(size))
-                parts = self._queue.take(size, self._sizes, wait_s, self._governor.idle)
+                    lead_s = self._guard.expected_s(size)
+                parts = self._queue.take(size, self._sizes, wait_s, self._governor.idle, lead_s)
                 if not parts:
                     return
                 self._run(parts)
@@ -230,25 +245,27 @@ class Session:
 
     def _run(self, parts: Sequence[Part]) -> None:
         """One batch; where it fails, its requests one by one."""
-        rows = sum(part.count for part in parts)
+        rows = count_rows(parts)
         try:
             size = next(size for size in self._sizes if size >= rows)
-            columns = zip(*(part.arrays for part in parts), strict=True)
-            arrays = [padded(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), size) for pieces in columns]
-            outputs = self._governor.run(size, rows, lambda: self._runner.run(size, arrays))
+            answers = self._governor.run(size, rows, lambda: self._runner.run(size, parts))
         except Exception as error:  # noqa: BLE001 - an executor may raise anything; it goes to the request's future
             if len(parts) > 1:
                 for part in parts:
                     self._run([part])
                     self._governor.rest()
                 return
-            self._queue.discard(parts[0].request)
             parts[0].request.fail(error)
             return
-        start = 0
-        for part in parts:
-            part.request.deliver(tuple(output[start : start + part.count] for output in outputs), part.count)
-            start += part.count
+        except BaseException as error:
+            for part in parts:
+                part.request.fail(error)
+            raise
+        for group, outputs in answers:
+            start = 0
+            for part in group:
+                part.request.deliver(tuple(output[start : start + part.count] for output in outputs), part.count)
+                start += part.count
 
     def _sleep(self, seconds: float) -> None:
         self._stop.wait(seconds)

@@ -198,8 +198,16 @@ def test_a_model_in_a_session(plain):
         with pytest.raises(InputError, match="input 'x'"):
             session.submit(np.ones((1, 7), "float32")).result(timeout=30)
         assert session.submit(x=xs[0]).result(timeout=30).shape == (1, 16)
-        with pytest.raises(ValueError, match="batch size 3 was not compiled"):
-            model.session(batch_sizes=[3])
+
+
+@pytest.mark.parametrize("sizes", [[3], [1, 12], [2, 5, 16]])
+def test_sizes_that_were_not_compiled_are_split_and_padded(plain, sizes):
+    rng = np.random.default_rng(0)
+    with Model(*plain.parts) as model, model.session(batch_sizes=sizes) as session:
+        assert session.batch_sizes == tuple(sizes)
+        xs = [rng.standard_normal((rows, 8)).astype("float32") for rows in (1, 7, 2, 12, 30, 5, 1, 16)]
+        for x, future in [(x, session.submit(x)) for x in xs]:
+            np.testing.assert_allclose(future.result(timeout=30), model(x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_that_is_not_batched_in_a_session(two_outputs):
