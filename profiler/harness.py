@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from joulec.costdb.cost import CostKey, Failure, Measurement
+from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
 from joulec.costdb.store import CostStore
 from joulec.profiler.candidate import Candidate
 from joulec.profiler.cpu import default_threads
 from joulec.profiler.meter import Meter
 from joulec.profiler.process import HarnessError, Limits, WorkerProcess
 from joulec.profiler.protocol import Adaptive, MeasurementProtocol
+from joulec.profiler.sharing import POLL_S, claim, turn
 
 __all__ = ["Harness", "HarnessError", "Limits", "ProfilingSummary", "profile"]
 
@@ -192,21 +194,54 @@ def profile(
     on_result: Callable[[Measurement], None] | None = None,
     keep_going: Callable[[Candidate], bool] | None = None,
     give_up_s: Callable[[Candidate], float | None] | None = None,
+    on_known: Callable[[CostKey, Cost | Failure], None] | None = None,
 ) -> ProfilingSummary:
     """Measure the candidates that the store (the harness's own) does not know yet; one look-up for all.
+
+    Others may do the same with the same database: each candidate is claimed before it is measured, and what another is
+    measuring is left for later, when most often it is known. On one device all take turns.
+
+    Args:
+        on_known: called with each outcome that another process has found meanwhile.
+        Others: see `Harness.measure`; ``keep_going`` is asked while waiting too.
 
     Raises:
         As `Harness.measure`.
     """
     begun_s = time.monotonic()
     wanted = {candidate.key: candidate for candidate in candidates}
-    known = store.get_many(wanted)
-    found = harness.measure([c for key, c in wanted.items() if key not in known], on_result, keep_going, give_up_s)
+    reused = len(known := store.get_many(wanted))
+    waiting = [candidate for key, candidate in wanted.items() if key not in known]
+    found: list[Measurement] = []
+    while waiting:
+        later: list[Candidate] = []
+        for candidate in waiting:
+            if keep_going is not None and not keep_going(candidate):
+                continue
+            with claim(store, candidate.key) as mine:
+                if not mine:
+                    later.append(candidate)
+                    continue
+                outcome = store.get_many([candidate.key]).get(candidate.key)
+                if outcome is not None:
+                    reused += 1
+                    if on_known is not None:
+                        on_known(candidate.key, outcome)
+                    continue
+                with turn(store, candidate.key, partial(_still, keep_going, candidate)) as ours:
+                    found += harness.measure([candidate], on_result, None, give_up_s) if ours else []
+        if len(later) == len(waiting):
+            time.sleep(POLL_S)
+        waiting = later
     failed = sum(isinstance(measurement.outcome, Failure) for measurement in found)
     return ProfilingSummary(
         measured=len(found) - failed,
-        reused=len(known),
+        reused=reused,
         failed=failed,
         seconds=time.monotonic() - begun_s,
-        unknown=len(wanted) - len(known) - len(found),
+        unknown=len(wanted) - reused - len(found),
     )
+
+
+def _still(keep_going: Callable[[Candidate], bool] | None, candidate: Candidate) -> bool:
+    return keep_going is None or keep_going(candidate)

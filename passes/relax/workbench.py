@@ -61,6 +61,7 @@ class Workbench:
         store: the cost database; None for roofline costs.
         on_candidate: told of each candidate before it is measured (progress).
         on_result: told of each outcome.
+        on_batch: told how many candidates are about to be measured, before the first of them.
         deadline_s: moment on the monotonic clock after which nothing more is measured.
         profiling: totals so far.
     """
@@ -73,10 +74,12 @@ class Workbench:
     store: CostStore | None
     on_candidate: Callable[[Candidate], None] = lambda candidate: None
     on_result: Callable[[Measurement], None] = lambda measurement: None
+    on_batch: Callable[[int], None] = lambda count: None
     deadline_s: float = math.inf
     _search_end_s: float = math.inf
     profiling: ProfilingTotals = field(default_factory=ProfilingTotals)
     _harness: Harness | None = None
+    _unknown: set[CostKey] = field(default_factory=set)
 
     @staticmethod
     def open(setup: Setup) -> Workbench:
@@ -161,19 +164,29 @@ class Workbench:
             )
 
         def wanted(candidate: Candidate) -> bool:
-            go = time.monotonic() < min(self.deadline_s, self._search_end_s) and keep_going(candidate)
-            if go:
-                self.on_candidate(candidate)
-            return go
+            if not keep_going(candidate):
+                return False
+            if time.monotonic() >= min(self.deadline_s, self._search_end_s):
+                self._unknown.add(candidate.key)
+                return False
+            self.on_candidate(candidate)
+            return True
 
         def found(measurement: Measurement) -> None:
             learn(measurement.key, measurement.outcome)
+            self._unknown.discard(measurement.key)
             self.on_result(measurement)
 
-        summary = profile(candidates, self.store, self._harness, found, wanted, give_up_s)
+        def found_by_others(key: CostKey, outcome: Cost | Failure) -> None:
+            learn(key, outcome)
+            self._unknown.discard(key)
+            self.profiling.reused += isinstance(outcome, Cost)
+
+        self.on_batch(len(candidates))
+        summary = profile(candidates, self.store, self._harness, found, wanted, give_up_s, found_by_others)
         self.profiling.measured += summary.measured
         self.profiling.failed += summary.failed
-        self.profiling.unknown += summary.unknown
+        self.profiling.unknown = len(self._unknown)
         self.profiling.seconds += summary.seconds
 
     def _count_reused(self, count: int) -> None:
