@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from joulec.costdb.cost import EnergySource
 from joulec.profiler.candidate import NO_WORK, Work
+
+Every = Callable[[float, Callable[[], object]], Callable[[], None]]
+"""Calls something every so many seconds until the function that it returns is called."""
 
 
 class MeterError(RuntimeError):
@@ -22,12 +27,15 @@ class Reading:
         joules: energy in the window; None where the meter cannot tell without knowing the work done (estimate).
         source: where the joules come from.
         peak_w: highest power seen in the window, None where the meter has only a counter.
+        spread: half width of the 95% confidence interval of the joules that the sensor's steps and the scatter of its
+            readings leave, relative to them, for a load that was steady; None where the meter does not know.
     """
 
     seconds: float
     joules: float | None
     source: EnergySource
     peak_w: float | None = None
+    spread: float | None = None
 
     @property
     def power_w(self) -> float | None:
@@ -40,7 +48,7 @@ class Meter(Protocol):
 
     @property
     def name(self) -> str:
-        """How the user names it: ``nvml``, ``rapl`` or ``estimate``."""
+        """How the user names it: ``nvml``, ``rapl``, ``zeus``, ``estimate``…"""
 
     @property
     def source(self) -> EnergySource:
@@ -66,3 +74,57 @@ class Meter(Protocol):
 
     def close(self) -> None:
         """Release the sensor."""
+
+
+@runtime_checkable
+class PartTime(Protocol):
+    """A meter whose sensor sees only the last ``average_s`` of each ``update_s``: periodic work may alias with that."""
+
+    @property
+    def update_s(self) -> float:
+        """Seconds between readings."""
+
+    @property
+    def average_s(self) -> float:
+        """Seconds before each update over which a reading averages."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The state of the device; None where it cannot be read.
+
+    Attributes:
+        temperature_c: its temperature.
+        clock_mhz: its compute clock.
+        throttled: why it runs slower than it was asked to (heat, a power brake), empty where it does not.
+    """
+
+    temperature_c: float | None = None
+    clock_mhz: float | None = None
+    throttled: str = ""
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A meter that can also tell the state of its device."""
+
+    def conditions(self) -> Conditions:
+        """The state now. What cannot be read is None; never fails."""
+
+
+def every_in_thread(period_s: float, call: Callable[[], object]) -> Callable[[], None]:
+    """Call something every ``period_s`` on a thread of its own; returns what ends that and waits for the thread."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(period_s):
+            call()
+
+    thread = threading.Thread(target=loop, name="joulec-sampling", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+
+    return stop

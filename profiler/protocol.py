@@ -14,18 +14,13 @@ from joulec.profiler.candidate import Work, Workload
 from joulec.profiler.contention import Contention, own_contention
 from joulec.profiler.meter import Meter
 from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j
+from joulec.profiler.power import PowerWindows
+from joulec.profiler.statistics import interval95
 
 Clock = Callable[[], float]
 
 _LEAST_S = 1e-9
 """What a call is said to take when the loop around it takes as long as the call itself: below the clock's reach."""
-
-# Two-sided 95% quantiles of Student's t for 1 to 30 degrees of freedom.
-_T95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 class MeasurementProtocol(Protocol):
@@ -99,11 +94,7 @@ def summarise(samples: Sequence[float]) -> Summary:
 
 def _spread(samples: Sequence[float], mean_s: float) -> float:
     """Half width of the mean's 95% confidence interval (Student's t), relative to the mean."""
-    degrees = len(samples) - 1
-    if degrees < 1 or mean_s <= 0:
-        return math.inf
-    quantile = _T95[degrees - 1] if degrees <= len(_T95) else 1.96
-    return quantile * statistics.stdev(samples) / math.sqrt(len(samples)) / mean_s
+    return interval95(samples) / mean_s if mean_s > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -116,9 +107,11 @@ class Adaptive:
     count: when they span ``least_s`` together, number ``least_samples`` and give a 95% confidence interval of the mean
     within ± ``precision``, it is done. A quiet machine is done at once; on one that is disturbed it goes on, for
     ``patience_s`` where no sample was undisturbed and for ``budget_s`` where some were, and then takes the fastest mode
-    of the undisturbed samples or, where they are fewer than ``least_samples``, of all. With a real sensor an energy
-    window of its own follows, as long as the meter asks for; with the estimate the energy follows from the work and the
-    time.
+    of the undisturbed samples or, where they are fewer than ``least_samples``, of all.
+
+    With a real sensor energy windows of their own follow (`joulec.profiler.power.PowerWindows`), until the 95%
+    confidence interval of the mean power is within ± ``energy_precision``, for ``energy_s`` at most; with the estimate
+    the energy follows from the work and the time.
 
     A workload that takes longer than ``give_up_s`` in its first undisturbed sample, or in ``least_samples`` disturbed
     ones, is left at the fastest of them: its interval is unknown, so its spread is infinite.
@@ -126,18 +119,20 @@ class Adaptive:
     A call of 100 µs takes about 0.1 s in all.
     """
 
-    precision: float = 0.03
+    precision: float = 0.02
     sample_s: float = 1e-3
     least_samples: int = 5
     least_s: float = 0.05
     warmup_s: float = 0.02
     patience_s: float = 0.5
     budget_s: float = 2.0
+    energy_precision: float = 0.02
+    energy_s: float = 6.0
 
     @property
     def version(self) -> str:
-        """``adaptive-2``, followed by the options changed."""
-        return _version("adaptive-2", self)
+        """``adaptive-3``, followed by the options changed."""
+        return _version("adaptive-3", self)
 
     def measure(
         self,
@@ -148,13 +143,19 @@ class Adaptive:
         *,
         give_up_s: float | None = None,
         contention: Callable[[], Contention] = own_contention,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> Cost:
         """Time one workload; see the class."""
         overhead_s = workload.overhead_s()
         limit_s = math.inf if give_up_s is None else give_up_s + overhead_s
         summary = self._sample(workload, limit_s, clock, contention)
         time_s = max(summary.mean_s - overhead_s, _LEAST_S)
-        energy_j = _energy_j(workload, meter, work, time_s, summary.mean_s, overhead_s, clock)
+        if isinstance(meter, EstimateMeter):
+            energy_j: float | None = estimate_energy_j(work, time_s, meter.constants)
+        else:
+            windows = PowerWindows(self.energy_precision, self.energy_s, clock, sleep)
+            power_w = windows.mean_w(workload, meter, work, summary.mean_s)
+            energy_j = None if power_w is None else power_w * time_s
         return Cost(time_s, energy_j, "measured", meter.source, summary.spread, summary.kept)
 
     def _sample(
@@ -260,26 +261,3 @@ def _warm_up(workload: Workload, seconds: float, clock: Clock) -> float:
             return max((now_s - start_s) / calls, _LEAST_S)
         if now_s - start_s < seconds / 8:
             calls *= 2
-
-
-def _energy_j(
-    workload: Workload, meter: Meter, work: Work, time_s: float, call_s: float, overhead_s: float, clock: Clock
-) -> float | None:
-    """Joules of one call: by estimate, or the mean over a window as long as the sensor needs.
-
-    The loop around the calls draws power too; its share of the time is its share of the energy taken off.
-    """
-    if isinstance(meter, EstimateMeter):
-        return estimate_energy_j(work, time_s, meter.constants)
-    calls = max(1, math.ceil(meter.window_s / 20 / call_s))
-    done = 0
-    meter.begin()
-    begun_s = clock()
-    while done == 0 or clock() - begun_s < meter.window_s:
-        workload.run(calls)
-        done += calls
-    reading = meter.end(work.scaled(done))
-    if reading.joules is None or reading.seconds <= 0:
-        return None
-    gross_s = reading.seconds / done
-    return reading.joules / done * max(gross_s - overhead_s, _LEAST_S) / gross_s

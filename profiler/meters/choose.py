@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from joulec.profiler.cpu import cpu_facts, default_threads
 from joulec.profiler.meter import Meter, MeterError
 from joulec.profiler.meters.estimate import EstimateMeter, load_constants
 from joulec.profiler.meters.rapl import POWERCAP_ROOT, RaplMeter
+
+if TYPE_CHECKING:
+    from joulec.profiler.meters.nvml_check import SensorChoice
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -41,6 +44,7 @@ def choose_meter(
     threads: int | None = None,
     rapl_root: Path = POWERCAP_ROOT,
     constants_file: Path | None = None,
+    check_gpu: Callable[[int], SensorChoice] | None = None,
 ) -> ChosenMeter:
     """Open the meter named, or for ``auto`` the device's sensor where it can be read and else the estimate.
 
@@ -51,6 +55,7 @@ def choose_meter(
         threads: busy threads, for the estimate; all that the process may use when omitted.
         rapl_root: where the powercap tree is.
         constants_file: constants of the estimate in place of the shipped ones (`load_constants`).
+        check_gpu: finds the GPU sensor to trust; `check_sensors`, which takes two seconds, when omitted.
 
     Raises:
         MeterError: a meter named is unknown, does not measure this kind of device, or is not there.
@@ -63,7 +68,7 @@ def choose_meter(
     missing = ""
     if name != "estimate":
         try:
-            factory = _sensor_factory(sensor, index, rapl_root)
+            factory, which = _sensor_factory(sensor, index, rapl_root, check_gpu)
             meter = factory()
         except MeterError as error:
             if name != "auto":
@@ -71,7 +76,7 @@ def choose_meter(
             missing = str(error)
         else:
             why = "asked for" if name == sensor else f"the {device_kind} target has a readable {sensor.upper()} sensor"
-            return ChosenMeter(meter, f"{sensor}: {why}", factory)
+            return ChosenMeter(meter, f"{sensor}: {why}{which}", factory)
     isa = "cuda" if device_kind == "cuda" else cpu_facts().isa
     constants = load_constants(isa, threads or default_threads(), constants_file)
     estimate = partial(EstimateMeter, constants)
@@ -79,9 +84,14 @@ def choose_meter(
     return ChosenMeter(estimate(), f"{why}: {missing or 'asked for'}", estimate)
 
 
-def _sensor_factory(sensor: str, index: int, rapl_root: Path) -> Callable[[], Meter]:
+def _sensor_factory(
+    sensor: str, index: int, rapl_root: Path, check_gpu: Callable[[int], SensorChoice] | None
+) -> tuple[Callable[[], Meter], str]:
+    """What opens the sensor, and what is to be said of it."""
     if sensor == "rapl":
-        return partial(RaplMeter, rapl_root)
+        return partial(RaplMeter, rapl_root), ""
     from joulec.profiler.meters.nvml import NvmlMeter  # costs 0.1 s to import: only where a GPU is the target
+    from joulec.profiler.meters.nvml_check import check_sensors
 
-    return partial(NvmlMeter, index)
+    choice = (check_gpu or check_sensors)(index)
+    return partial(NvmlMeter, index, sensor=choice.sensor), f"; {choice.why}"

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import pynvml
 
 from joulec.costdb.cost import EnergySource
 from joulec.profiler.candidate import NO_WORK, Work
-from joulec.profiler.meter import MeterError, Reading
+from joulec.profiler.meter import Conditions, Every, MeterError, Reading, every_in_thread
+from joulec.profiler.meters.series import readings, staircase
+import itertools
 
-_COUNTER_WINDOW_S = 0.5
-"""The energy counter steps every 20 to 100 ms: an error of at most a fifth, typically a twentieth, of this window."""
-_SAMPLING_WINDOW_S = 2.0
-"""From Ampere on a power reading is the mean of the last second."""
-_SAMPLING_PERIOD_S = 0.02
+Sensor = Literal["counter", "power", "instant"]
+"""The energy counter, the power reading, or instant power (a field value)."""
+
+COUNTER_WINDOW_S = 0.5
+"""The energy counter steps every 20 to 100 ms: five steps at least, between which it is exact."""
+POLL_S = 0.005
+"""How often a sensor is looked at; a call itself takes up to 20 ms."""
+_STUCK_S = 0.4
+"""A counter that has not moved for so long stands still: no GPU draws nothing."""
+_PART_TIME = frozenset({(8, 0), (9, 0)})
+"""Compute capabilities whose power readings average 25 of every 100 ms (A100, H100; Yang et al. 2024, "Part-time Power
+Measurements: nvidia-smi's Lack of Attention")."""
+
+_SLOWED = (
+    (pynvml.nvmlClocksEventReasonSwThermalSlowdown, "heat"),
+    (pynvml.nvmlClocksThrottleReasonHwThermalSlowdown, "heat (hardware)"),
+    (pynvml.nvmlClocksThrottleReasonHwSlowdown, "hardware slowdown"),
+    (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, "power brake"),
+)
 
 _REMEDIES: dict[int, str] = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "install the NVIDIA driver (it brings libnvidia-ml.so.1); in a container, "
@@ -60,90 +76,45 @@ def nvml_session() -> Iterator[None]:
             pynvml.nvmlShutdown()
 
 
-class Trapezoid:
-    """Power integrated over time.
-
-    Attributes:
-        joules: the integral so far.
-        seconds: the time it spans.
-        peak_w: the highest power seen.
-    """
-
-    def __init__(self, time_s: float, power_w: float) -> None:
-        self.joules = 0.0
-        self.peak_w = power_w
-        self._first_s = self._last_s = time_s
-        self._last_w = power_w
-
-    def add(self, time_s: float, power_w: float) -> None:
-        """Add a sample."""
-        self.joules += 0.5 * (self._last_w + power_w) * (time_s - self._last_s)
-        self.peak_w = max(self.peak_w, power_w)
-        self._last_s, self._last_w = time_s, power_w
-
-    @property
-    def seconds(self) -> float:
-        return self._last_s - self._first_s
-
-
-class _PowerSampler:
-    """A thread that samples power until it is told to stop."""
-
-    def __init__(self, power_w: Callable[[], float], clock: Callable[[], float]) -> None:
-        self._power_w = power_w
-        self._clock = clock
-        self._stop = threading.Event()
-        self._error: MeterError | None = None
-        first_w = power_w()
-        self.integral = Trapezoid(clock(), first_w)
-        self._thread = threading.Thread(target=self._loop, name="joulec-nvml", daemon=True)
-        self._thread.start()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(_SAMPLING_PERIOD_S):
-            try:
-                self._sample()
-            except MeterError as error:
-                self._error = error
-                return
-
-    def _sample(self) -> None:
-        power_w = self._power_w()
-        self.integral.add(self._clock(), power_w)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def finish(self) -> Trapezoid:
-        """Stop, take the last sample, and return the integral; raises what went wrong on the way."""
-        self.stop()
-        if self._error is not None:
-            raise self._error
-        self._sample()
-        return self.integral
-
-
 class NvmlMeter:
-    """Energy of one GPU: its energy counter (Volta and newer), else its power, sampled and integrated.
+    """Energy of one GPU, from one of its sensors, which is looked at all through a window.
 
     Attributes:
-        counter: whether the GPU has the energy counter. Without it each window starts a thread that samples.
-        window_s: 0.5 s with the counter, 2 s with sampled power (whose readings average over a second).
+        sensor: ``counter`` (Volta and newer), ``power`` or ``instant``.
+        update_s: seconds between the sensor's updates.
+        average_s: seconds before each update that it sees; the counter misses nothing.
+        window_s: how long a window must be to hold some updates of its own.
     """
 
     name = "nvml"
     source: EnergySource = "nvml"
 
-    def __init__(self, index: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        index: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        sensor: Sensor | None = None,
+        every: Every = every_in_thread,
+    ) -> None:
         """Open GPU ``index`` (NVML's order: by PCI bus, whatever CUDA_VISIBLE_DEVICES says).
 
+        Args:
+            index: which GPU.
+            clock: monotonic seconds.
+            sensor: which sensor (`joulec.profiler.meters.nvml_check.check_sensors` finds the one to trust); the
+                counter where there is one, else the power reading, when omitted.
+            every: calls a function again and again beside the work (a thread).
+
         Raises:
-            MeterError: no library, driver or GPU, or neither sensor; the message says what to do.
+            MeterError: no library, driver or GPU, or no such sensor; the message says what to do.
         """
         self._clock = clock
-        self._start: tuple[float, float] | None = None
-        self._sampler: _PowerSampler | None = None
+        self._every = every
+        self._samples: list[tuple[float, float]] = []
+        self._error: MeterError | None = None
+        self._stop: Callable[[], None] | None = None
+        self._start_s: float | None = None
         self._open = False
         with nvml_errors("start"):
             pynvml.nvmlInit()
@@ -151,15 +122,25 @@ class NvmlMeter:
         try:
             with nvml_errors(f"open GPU {index}"):
                 self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            self.counter = self._has_counter()
-            if not self.counter:
-                self._power_w()
+            self.sensor: Sensor = sensor or ("counter" if self.has_counter() else "power")
+            self._describe()
+            self.read(self.sensor)
         except MeterError:
             self.close()
             raise
-        self.window_s = _COUNTER_WINDOW_S if self.counter else _SAMPLING_WINDOW_S
 
-    def _has_counter(self) -> bool:
+    def _describe(self) -> None:
+        with nvml_errors("tell the GPU's architecture"):
+            self.capability: tuple[int, ...] = tuple(pynvml.nvmlDeviceGetCudaComputeCapability(self._handle))
+        self.update_s, self.average_s = averaging(self.capability, self.sensor)
+        self.window_s = COUNTER_WINDOW_S if self.sensor == "counter" else self.average_s + 2.5 * self.update_s
+
+    def has_counter(self) -> bool:
+        """Whether the GPU has an energy counter.
+
+        Raises:
+            MeterError: it has one that cannot be read.
+        """
         with nvml_errors("read the GPU's energy counter"):
             try:
                 pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
@@ -167,13 +148,34 @@ class NvmlMeter:
                 return False
         return True
 
-    def _energy_j(self) -> float:
-        with nvml_errors("read the GPU's energy counter"):
-            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) * 1e-3
+    def read(self, sensor: Sensor) -> float:
+        """A sensor's value now: joules of the counter, watts of the others.
 
-    def _power_w(self) -> float:
-        with nvml_errors("read the GPU's power"):
-            return float(pynvml.nvmlDeviceGetPowerUsage(self._handle)) * 1e-3
+        Raises:
+            MeterError: it cannot be read.
+        """
+        if sensor == "counter":
+            with nvml_errors("read the GPU's energy counter"):
+                return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) * 1e-3
+        if sensor == "power":
+            with nvml_errors("read the GPU's power"):
+                return float(pynvml.nvmlDeviceGetPowerUsage(self._handle)) * 1e-3
+        with nvml_errors("read the GPU's instant power"):
+            (value,) = pynvml.nvmlDeviceGetFieldValues(self._handle, [pynvml.NVML_FI_DEV_POWER_INSTANT])
+            if value.nvmlReturn != pynvml.NVML_SUCCESS:
+                raise pynvml.NVMLError(value.nvmlReturn)
+            return float(value.value.uiVal) * 1e-3
+
+    def _poll(self) -> None:
+        if self._error is not None:
+            return
+        before_s = self._clock()
+        try:
+            value = self.read(self.sensor)
+        except MeterError as error:
+            self._error = error
+            return
+        self._samples.append(((before_s + self._clock()) / 2, value))
 
     def begin(self) -> None:
         """Open a window; a window still open is dropped.
@@ -182,32 +184,67 @@ class NvmlMeter:
             MeterError: the sensor cannot be read.
         """
         self._drop()
-        if self.counter:
-            joules = self._energy_j()
-            self._start = (self._clock(), joules)
-        else:
-            self._sampler = _PowerSampler(self._power_w, self._clock)
+        self._samples, self._error = [], None
+        if self.sensor == "counter":
+            self._poll()
+            self._raise()
+        self._start_s = self._clock()
+        self._stop = self._every(POLL_S, self._poll)
 
     def end(self, work: Work = NO_WORK) -> Reading:
         """Close the window; the work is ignored.
 
         Raises:
-            MeterError: no window is open, or the sensor cannot be read.
+            MeterError: no window is open, or the sensor could not be read, stood still or went backwards in it.
         """
-        sampler, self._sampler = self._sampler, None
-        if sampler is not None:
-            integral = sampler.finish()
-            return Reading(integral.seconds, integral.joules, self.source, integral.peak_w)
-        if self._start is None:
+        if self._start_s is None:
             raise MeterError("end() without begin(): the NVML meter has no window open")
-        (start_s, start_j), self._start = self._start, None
-        seconds = self._clock() - start_s
-        return Reading(seconds, self._energy_j() - start_j, self.source)
+        start_s, end_s = self._start_s, self._clock()
+        self._drop()
+        if not self._samples or self._samples[-1][0] < end_s:
+            self._poll()
+        self._raise()
+        seconds = end_s - start_s
+        if self.sensor == "counter":
+            self._check_counter(seconds)
+            energy = staircase(self._samples, start_s, end_s)
+            return Reading(seconds, energy.joules, self.source, spread=energy.spread)
+        energy = readings(self._samples, start_s, end_s, self.update_s, self.average_s)
+        peak_w = max(watts for _, watts in self._samples)
+        return Reading(seconds, energy.joules, self.source, peak_w, energy.spread)
+
+    def _check_counter(self, seconds: float) -> None:
+        values = [joules for _, joules in self._samples]
+        if any(after < before for before, after in itertools.pairwise(values)):
+            raise MeterError(
+                "the GPU's energy counter went backwards (the driver was reloaded or the GPU reset): measure again"
+            )
+        if seconds >= _STUCK_S and values[0] == values[-1]:
+            raise MeterError(
+                f"the GPU's energy counter stood still for {seconds:.1f} s: reload the driver, or start joulec again, "
+                "which checks the counter against the power readings and uses those"
+            )
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def conditions(self) -> Conditions:
+        """Temperature, SM clock and why it is slowed down, as far as NVML tells."""
+        celsius = _optional(lambda: pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU))
+        mhz = _optional(lambda: pynvml.nvmlDeviceGetClockInfo(self._handle, pynvml.NVML_CLOCK_SM))
+        mask = _optional(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle)) or 0
+        return Conditions(celsius, mhz, ", ".join(text for bit, text in _SLOWED if mask & bit))
+
+    def utilization(self) -> float | None:
+        """Share of the time in which a kernel ran, as NVML tells it; None where it does not."""
+        percent = _optional(lambda: pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
+        return None if percent is None else percent / 100
 
     def _drop(self) -> None:
-        sampler, self._sampler, self._start = self._sampler, None, None
-        if sampler is not None:
-            sampler.stop()
+        stop, self._stop, self._start_s = self._stop, None, None
+        if stop is not None:
+            stop()
 
     def close(self) -> None:
         """Release NVML; a second call does nothing.
@@ -221,3 +258,26 @@ class NvmlMeter:
         self._drop()
         with nvml_errors("shut down"):
             pynvml.nvmlShutdown()
+
+
+def averaging(capability: tuple[int, ...], sensor: Sensor) -> tuple[float, float]:
+    """Seconds between a sensor's updates, and over how many it averages, by compute capability.
+
+    25 of every 100 ms on A100 and H100, the last 20 ms before Ampere, else the last second (NVML's documentation of
+    ``nvmlDeviceGetPowerUsage``; Yang et al. 2024).
+    """
+    if sensor == "counter":
+        return 0.1, 0.1
+    if capability in _PART_TIME:
+        return 0.1, 0.025
+    if capability < (8, 0):
+        return 0.02, 0.02
+    return (0.1, 0.1) if sensor == "instant" else (0.1, 1.0)
+
+
+def _optional(query: Callable[[], int]) -> int | None:
+    """What is nice to know and not to be had on every GPU."""
+    try:
+        return query()
+    except pynvml.NVMLError:
+        return None

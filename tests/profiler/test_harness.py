@@ -230,7 +230,7 @@ def test_what_cannot_be_loaded_is_the_callers_fault_and_is_not_stored(
 
 
 def test_keys_for_another_protocol_or_sensor_are_refused(make_harness, make_candidate, store):
-    with pytest.raises(HarnessError, match="adaptive-2"):
+    with pytest.raises(HarnessError, match="adaptive-3"):
         make_harness().measure([make_candidate("busy", 1e-5, protocol=Adaptive())])
     with pytest.raises(HarnessError, match="energy from nvml"):
         make_harness().measure([make_candidate("busy", 1e-5, source="nvml")])

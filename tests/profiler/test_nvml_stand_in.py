@@ -65,7 +65,9 @@ def test_the_counter_steps_with_its_own_period_and_counts_a_periodic_load_exactl
     gpu.time.advance(0.0499)
     assert _energy_j(handle) == before_j
     gpu.time.advance(2.0002)
-    assert _energy_j(handle) - before_j == pytest.approx(2.05 * (0.25 * 300 + 0.75 * 100), abs=2e-3)
+    assert _energy_j(handle) - before_j == pytest.approx(
+        2.05 * 150 + 0.02, abs=2e-3
+    )  # half a period more of high than of low
 
 
 def test_thousands_of_loads_are_added_while_it_runs(gpu, handle):

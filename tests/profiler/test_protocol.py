@@ -128,8 +128,8 @@ def test_the_first_call_plans_nothing():
 def test_noise_is_sampled_until_the_interval_is_narrow():
     steady, noisy = (VirtualWorkload(_noise(sigma)) for sigma in (0.01, 0.3))
     first, second = _measure(Adaptive(sample_s=1e-4), steady), _measure(Adaptive(sample_s=1e-4), noisy)
-    assert first.spread <= 0.03
-    assert second.spread <= 0.03
+    assert first.spread <= 0.02
+    assert second.spread <= 0.02
     assert noisy.now_s >= steady.now_s
     assert second.time_s == pytest.approx(1e-4, rel=0.1)
 
@@ -143,7 +143,7 @@ def test_hopeless_noise_ends_with_the_budget():
     generator = random.Random(3)
     workload = VirtualWorkload(lambda n: generator.uniform(0.005, 0.05))
     cost = _measure(Adaptive(), workload)
-    assert cost.spread > 0.03
+    assert cost.spread > 0.02
     assert 2.0 <= workload.now_s - 100 <= 2.3
 
 
@@ -268,9 +268,10 @@ def test_the_energy_window_is_the_sensors_own():
     workload = VirtualWorkload(lambda n: 100e-6)
     sensor = VirtualSensor(workload, 50.0, window_s=0.5)
     cost = _measure(Adaptive(), workload, sensor)
-    ((seconds, calls, work),) = sensor.windows
-    assert 0.5 <= seconds <= 0.6
-    assert work == WORK.scaled(calls)
+    assert len(sensor.windows) == 3  # it says nothing of its spread
+    for seconds, calls, work in sensor.windows:
+        assert 0.5 <= seconds <= 0.6
+        assert work == WORK.scaled(calls)
     assert cost.energy_source == "rapl"
     assert cost.energy_j == pytest.approx(50.0 * 100e-6)
 
@@ -297,8 +298,8 @@ def test_the_papers_protocol_warms_up_and_measures_for_four_seconds_each():
 
 def test_the_version_tells_every_option_that_was_changed():
     assert {name: protocol.version for name, protocol in PROTOCOLS.items()} == {
-        "adaptive": "adaptive-2",
+        "adaptive": "adaptive-3",
         "paper": "paper-1",
     }
-    assert Adaptive(precision=0.01, budget_s=5).version == "adaptive-2(precision=0.01,budget_s=5)"
+    assert Adaptive(precision=0.01, budget_s=5).version == "adaptive-3(precision=0.01,budget_s=5)"
     assert Paper(window_s=1).version == "paper-1(window_s=1)"

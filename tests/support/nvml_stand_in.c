@@ -31,7 +31,7 @@
  *   instant UPDATE AVERAGE [PHASE]  the same of NVML_FI_DEV_POWER_INSTANT; UPDATE 0: not supported
  *   average UPDATE AVERAGE [PHASE]  the same of NVML_FI_DEV_POWER_AVERAGE (100 1000 0)
  *   energy UPDATE [PHASE]      the counter steps every UPDATE milliseconds; 0: not supported (20 0)
- *   power_gain G / energy_gain G    readings and counter are off by this factor (1)
+ *   power_gain G / energy_gain G    readings (but instant power) and counter are off by this factor (1)
  *   power_noise W              readings scatter by up to +-W watts, each update by its own amount (0)
  *   energy_start MJ            the counter's value at time 0 in millijoules (2^40)
  *   energy_back J              the counter goes backwards by so many joules
@@ -437,7 +437,8 @@ static nvmlReturn_t power_mw(const Call *call, const char *name, unsigned *milli
     index = floor((t - s.phase_s) / s.update_s);
     t = s.phase_s + index * s.update_s;
     watts = (drawn_j(call->gpu, t) - drawn_j(call->gpu, t - s.average_s)) / s.average_s;
-    watts = watts * number(call->gpu, "power_gain", t, 1) + noise(index) * number(call->gpu, "power_noise", t, 0);
+    if (strcmp(name, "instant")) watts *= number(call->gpu, "power_gain", t, 1);
+    watts += noise(index) * number(call->gpu, "power_noise", t, 0);
     *milliwatts = (unsigned)fmax(watts * 1000 + 0.5, 0);
     return SUCCESS;
 }

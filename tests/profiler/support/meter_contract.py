@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-
 from joulec.profiler.meter import MeterError, Reading
 
 
@@ -12,7 +10,12 @@ class Rig:
 
     Attributes:
         now_s: the virtual clock.
+        slowness: by how much longer than 0.2 s its windows must be.
+        tolerance: relative error that its sensor's own steps leave.
     """
+
+    slowness = 1
+    tolerance = 1e-6
 
     def __init__(self):
         self.now_s = 50.0
@@ -29,8 +32,8 @@ class Rig:
         raise NotImplementedError
 
 
-def _close(value, expected):
-    return abs(value - expected) <= 1e-6 * max(abs(expected), 1e-3)
+def _close(value, expected, tolerance=1e-6):
+    return abs(value - expected) <= tolerance * max(abs(expected), 1e-3)
 
 
 def _error(action):
@@ -43,8 +46,8 @@ def _error(action):
 
 def says_what_it_is(rig):
     meter = rig.make()
-    assert meter.name in ("nvml", "rapl", "estimate")
-    assert meter.source in ("nvml", "rapl", "estimated")
+    assert meter.name in ("nvml", "rapl", "estimate", "zeus", "replay", "record")
+    assert meter.source in ("nvml", "rapl", "estimated", "zeus", "replay")
     assert meter.window_s >= 0
     assert (meter.window_s == 0) == (meter.source == "estimated")
 
@@ -52,34 +55,36 @@ def says_what_it_is(rig):
 def measures_a_window(rig):
     meter = rig.make()
     meter.begin()
-    reading = meter.end(rig.spend(0.2, 5.0))
+    seconds = 0.2 * rig.slowness
+    reading = meter.end(rig.spend(seconds, 5.0))
     assert isinstance(reading, Reading)
     assert reading.source == meter.source
-    assert _close(reading.seconds, 0.2), reading
-    assert _close(reading.joules, 5.0), reading
-    assert _close(reading.power_w, 25.0), reading
-    assert reading.peak_w is None or reading.peak_w >= reading.power_w
+    assert _close(reading.seconds, seconds), reading
+    assert _close(reading.joules, 5.0, rig.tolerance), reading
+    assert _close(reading.power_w, 5.0 / seconds, rig.tolerance), reading
+    assert reading.peak_w is None or reading.peak_w >= reading.power_w * (1 - rig.tolerance)
+    assert reading.spread is None or reading.spread >= 0
 
 
 def windows_are_independent(rig):
     meter = rig.make()
     for joules in (8.0, 2.0):
         meter.begin()
-        reading = meter.end(rig.spend(0.2, joules))
-        rig.spend(0.1, 30.0)
+        reading = meter.end(rig.spend(0.2 * rig.slowness, joules))
+        rig.spend(0.1 * rig.slowness, 30.0)
         rig.spend(0.0, 0.0)
-        assert _close(reading.joules, joules), reading
+        assert _close(reading.joules, joules, rig.tolerance), reading
 
 
 def beginning_again_drops_the_open_window(rig):
     meter = rig.make()
     meter.begin()
-    rig.spend(0.1, 40.0)
+    rig.spend(0.1 * rig.slowness, 40.0)
     rig.spend(0.0, 0.0)
     meter.begin()
-    reading = meter.end(rig.spend(0.2, 2.0))
-    assert _close(reading.seconds, 0.2), reading
-    assert _close(reading.joules, 2.0), reading
+    reading = meter.end(rig.spend(0.2 * rig.slowness, 2.0))
+    assert _close(reading.seconds, 0.2 * rig.slowness), reading
+    assert _close(reading.joules, 2.0, rig.tolerance), reading
 
 
 def end_needs_begin(rig):
@@ -110,12 +115,12 @@ def closes_twice_even_inside_a_window(rig):
 def two_meters_live_side_by_side(rig):
     first, second = rig.make(), rig.make()
     first.begin()
-    rig.spend(0.1, 1.0)
+    rig.spend(0.1 * rig.slowness, 1.0)
     rig.spend(0.0, 0.0)
     second.begin()
-    spent = rig.spend(0.2, 5.0)
-    assert _close(second.end(spent).joules, 5.0)
-    assert _close(first.end(spent).seconds, 0.3)
+    spent = rig.spend(0.2 * rig.slowness, 5.0)
+    assert _close(second.end(spent).joules, 5.0, rig.tolerance)
+    assert _close(first.end(spent).seconds, 0.3 * rig.slowness)
     first.close()
     second.close()
 
@@ -131,16 +136,3 @@ CHECKS = (
     closes_twice_even_inside_a_window,
     two_meters_live_side_by_side,
 )
-
-
-def run_contract(make_rig):
-    """All checks on fresh rigs: name to None, or to what went wrong."""
-    found = {}
-    for check in CHECKS:
-        try:
-            check(make_rig())
-        except AssertionError:
-            found[check.__name__] = traceback.format_exc()
-        else:
-            found[check.__name__] = None
-    return found
