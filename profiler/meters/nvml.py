@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from joulec.costdb.cost import EnergySource
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import Conditions, Every, MeterError, Reading, every_in_thread
 from joulec.profiler.meters.series import readings, staircase
-import itertools
 
 Sensor = Literal["counter", "power", "instant"]
 """The energy counter, the power reading, or instant power (a field value)."""

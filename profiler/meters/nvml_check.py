@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from joulec.profiler.meter import Every, MeterError, every_in_thread
 from joulec.profiler.meters.nvml import POLL_S, NvmlMeter, Sensor, averaging
 from joulec.profiler.meters.series import readings, staircase
-import itertools
 
 CHECK_S = 2.0
 AGREEMENT = 0.05

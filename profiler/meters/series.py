@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from joulec.profiler.statistics import interval95
-import itertools
 
 Samples = Sequence[tuple[float, float]]
 """(moment in seconds, value) in order of time."""
