@@ -28,12 +28,12 @@ def parse_power(text: str) -> float:
     """Watts from text such as ``150``, ``150W``, ``0.15 kW``.
 
     Raises:
-        CapError: it is no power above zero.
+        CapError: it is no finite power from zero on.
     """
     match = _QUANTITY.fullmatch(text)
     if not match:
         raise CapError(f"{text.strip()[:40]!r} is not a power; write watts, e.g. 150 or 150W")
-    return checked(float(match[1]) * _SCALE[match[2]])
+    return allowed(float(match[1]) * _SCALE[match[2]])
 
 
 def checked(watts: object) -> float:
@@ -45,6 +45,17 @@ def checked(watts: object) -> float:
     if isinstance(watts, bool) or not isinstance(watts, numbers.Real) or not math.isfinite(watts) or watts <= 0:
         raise CapError(f"a power cap must be a finite number of watts above 0, not {watts!r}")
     return float(watts)
+
+
+def allowed(watts: object) -> float:
+    """A cap that may come up at run time: zero too, which nothing can keep to, so that as little as possible runs.
+
+    Raises:
+        CapError: it is not a finite number from zero on.
+    """
+    if type(watts) is not bool and watts == 0:
+        return 0.0
+    return checked(watts)
 
 
 def read_trace(path: Path) -> list[tuple[float, float]]:
@@ -60,7 +71,7 @@ def read_trace(path: Path) -> list[tuple[float, float]]:
             if not row or (number == 1 and row[0].strip() == "t_s"):
                 continue
             try:
-                step = float(row[0]), checked(float(row[1]))
+                step = float(row[0]), allowed(float(row[1]))
             except (ValueError, IndexError) as error:
                 raise CapError(f"{path}, line {number}: expected t_s,cap_w, found {','.join(row)!r}") from error
             if steps and step[0] <= steps[-1][0]:
@@ -104,7 +115,7 @@ class PowerCap:
             return self._watts
         self._polled_s = t_s
         try:
-            self._watts = checked(self._read(t_s))
+            self._watts = allowed(self._read(t_s))
             self._lost = False
         except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
             if not self._lost:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import Meter, MeterError, Reading
 from joulec.runtime.cap import PowerCap
+from joulec.runtime.faults import FailedSizes, SensorHealth
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.policies import Configuration, Decision, Policy, Telemetry
 from joulec.runtime.telemetry import BatchChange, Recorder, Sample
@@ -22,6 +23,7 @@ _T = TypeVar("_T")
 _IDLE_LIMIT_S = 1.0  # a window in which nothing ran for longer says nothing of a batch
 _LONGEST_PAUSE_S = 1.0
 _HARDLY_ANY = Work(flops=1.0, dram_bytes=0.0)  # an estimate without any work declines to tell
+_SENSORS = ("nvml", "rapl", "zeus")
 _FULL = 0.99  # of a meter's window; its clock and ours are read at different moments
 
 
@@ -30,7 +32,8 @@ class Governor:
 
     A meter's window spans as many batches as its sensor needs (``window_s``) and then counts as one reading. Without a
     cap the largest size runs. Where power is unknown while there is a cap (no meter, a failed one, or one that cannot
-    tell), the smallest does.
+    tell), the smallest does, until the meter makes sense again (`SensorHealth`). A size whose batches fail is left out
+    for a while (`FailedSizes`).
 
     Args:
         sizes: batch sizes, ascending.
@@ -74,6 +77,8 @@ class Governor:
         self._window: Window | None = None
         self._idle_since_s: float | None = None
         self._power_known = True
+        self._health = SensorHealth(clock)
+        self._failed = FailedSizes(self._sizes, clock)
         self._active_w: float | None = None
         self._idle_w: float | None = None
         self._due: Callable[[], None] | None = None
@@ -91,7 +96,7 @@ class Governor:
     @property
     def decision(self) -> Decision:
         """The size to run and why."""
-        largest = self._guard.largest if self._guard else self._sizes[-1]
+        largest = self._largest
         if self.cap is None:
             return Decision(Configuration(min(largest, self._uncapped)), "held", "there is no power cap")
         if not self._power_known:
@@ -101,8 +106,24 @@ class Governor:
         decision = self._policy.decision
         if decision.batch > largest:
             smaller = replace(decision.configuration, batch=largest)
-            return replace(decision, configuration=smaller, reason="larger ones take longer than the latency objective")
+            failing = largest == self._failed.largest
+            why = "larger ones fail" if failing else "larger ones take longer than the latency objective"
+            return replace(decision, configuration=smaller, reason=why)
         return decision
+
+    @property
+    def _largest(self) -> int:
+        """The largest size that latency and failures allow."""
+        return min(self._guard.largest if self._guard else self._sizes[-1], self._failed.largest)
+
+    def blame(self, size: int, error: Exception) -> None:
+        """Batches of the size fail, although their rows can be computed: leave it out for a while."""
+        if self._failed.add(size):
+            self._say(
+                f"batch size {size} fails ({error or type(error).__name__}); smaller ones are used, and it is tried "
+                "again later"
+            )
+        self._note_change()
 
     @property
     def size(self) -> int:
@@ -161,13 +182,14 @@ class Governor:
             self.abandon()
             raise
         busy_s = self._clock() - start_s
+        self._failed.ran(size)
         if self._guard:
             self._guard.observe(size, busy_s)
             self._check_latency(size)
         window = self._window
         if window is not None:
             self._account(window, size, items, busy_s)
-            if self._meter is None:
+            if self._meter is None or not window.metered:
                 self._record(window, busy_s, None, cap_w)
                 self._window = None
             else:
@@ -210,6 +232,9 @@ class Governor:
             self._record(window, self._clock() - window.start_s, None, cap_w)
             return
         power_w = self._told(reading, meter, window)
+        if not self._power_known:
+            self._record(window, reading.seconds, None, cap_w)
+            return
         if reading.seconds >= meter.window_s * _FULL:
             self._step(window, power_w, reading.peak_w, cap_w)
         joules = None if power_w is None else reading.joules
@@ -245,7 +270,14 @@ class Governor:
             if self.cap is not None:
                 self._unknown(f"the meter {meter.name} cannot tell it without knowing the work that a batch does")
             return None
-        self._power_known = True
+        fault = self._health.judge(reading, window.main_size, measured=meter.source in _SENSORS)
+        if fault is not None:
+            self._lost(MeterError(fault))
+            return None
+        if not self._power_known and self._health.well:
+            self._power_known = True
+            self._said.discard("meter")
+            _log.info("power is known again")
         return reading.power_w
 
     def _step(self, window: Window, power_w: float | None, peak_w: float | None, cap_w: float | None) -> None:
@@ -268,7 +300,7 @@ class Governor:
             batches=window.batches,
             batch_s=window.busy_s / window.batches,
             items=window.items,
-            largest=self._guard.largest if self._guard else None,
+            largest=self._largest if self._largest < self._sizes[-1] else None,
         )
         decision = self._policy.step(telemetry, cap_w)
         if decision.state == "smallest":
@@ -277,6 +309,8 @@ class Governor:
                 f"even the smallest batch size, {decision.batch}, draws {active_w:.4g} W, more than the cap of "
                 f"{cap_w:.4g} W; pausing between batches keeps the mean to it",
             )
+        else:  # the fault has ended; another one is said anew
+            self._said -= {"smallest", "idle"}
 
     def _owed_s(self, busy_s: float, cap_w: float) -> float:
         """Pause after a batch that brings the mean power over both down to the cap."""
@@ -299,19 +333,24 @@ class Governor:
         self._idle_since_s = None
         self._announce(size)
         if self._window is None:
-            try:
-                if self._meter is not None:
-                    self._meter.begin()
-            except MeterError as error:
-                self._lost(error)
             self._window = Window(self._clock())
+            self._window.metered = self._begin()
+
+    def _begin(self) -> bool:
+        """Open the meter's window; False where there is none."""
+        if self._meter is None or not self._health.due:
+            return False
+        try:
+            self._meter.begin()
+        except MeterError as error:
+            self._lost(error)
+            return False
+        return True
 
     def abandon(self) -> None:
         """Give up the open window, if there is one."""
-        if self._window is None:
-            return
-        self._window = None
-        if self._meter is None:
+        window, self._window = self._window, None
+        if window is None or self._meter is None or not window.metered:
             return
         try:
             self._meter.end()
@@ -367,10 +406,11 @@ class Governor:
             self._say_once("latency", f"even the smallest batch size, {size}, takes longer than the latency objective")
 
     def _lost(self, error: MeterError) -> None:
-        """The meter failed: go on without it."""
-        self._meter = None
+        """The meter failed: go on without it, and try it again after a while."""
+        self._health.fail()
         if self.cap is None:
-            self._say_once("meter", f"the meter failed ({error}); power is not known from here on")
+            self._power_known = False
+            self._say_once("meter", f"the meter failed ({error}); power is not known until it recovers")
             return
         self._unknown(f"the meter failed: {error}")
 

@@ -246,16 +246,17 @@ class Session:
     def _run(self, parts: Sequence[Part]) -> None:
         """One batch; where it fails, its requests one by one."""
         rows = count_rows(parts)
+        size = next(size for size in self._sizes if size >= rows)
         try:
-            size = next(size for size in self._sizes if size >= rows)
             answers = self._governor.run(size, rows, lambda: self._runner.run(size, parts))
         except Exception as error:  # noqa: BLE001 - an executor may raise anything; it goes to the request's future
-            if len(parts) > 1:
-                for part in parts:
-                    self._run([part])
-                    self._governor.rest()
+            smaller = self._sizes[0] < size
+            if len(parts) == 1 and not smaller:
+                parts[0].request.fail(error)
                 return
-            parts[0].request.fail(error)
+            computed = [self._run_alone(part) for part in parts]
+            if all(computed) and smaller:
+                self._governor.blame(size, error)
             return
         except BaseException as error:
             for part in parts:
@@ -266,6 +267,16 @@ class Session:
             for part in group:
                 part.request.deliver(tuple(output[start : start + part.count] for output in outputs), part.count)
                 start += part.count
+
+    def _run_alone(self, part: Part) -> bool:
+        """One request's rows of a batch that failed, in batches of the smallest size; whether they were computed."""
+        least, end = self._sizes[0], part.start + part.count
+        for start in range(part.start, end, least):
+            self._run([Part(part.request, start, min(least, end - start))])
+            self._governor.rest()
+            if part.request.future.done() and part.request.future.exception() is not None:
+                return False
+        return True
 
     def _sleep(self, seconds: float) -> None:
         self._stop.wait(seconds)

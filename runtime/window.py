@@ -29,6 +29,7 @@ class Window:
     busy_by_size: dict[int, float] = field(default_factory=dict)
     idle_s: float = 0.0
     pause_s: float = 0.0
+    metered: bool = True
     work: Work = NO_WORK
 
     @property

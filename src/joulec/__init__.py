@@ -60,8 +60,8 @@ def __getattr__(name: str) -> Any:
         from joulec.runtime.session import Session
 
         return Session
-    if name == "passes":
+    if name in ("passes", "runtime"):
         import importlib
 
-        return importlib.import_module("joulec.passes")
+        return importlib.import_module(f"joulec.{name}")
     raise AttributeError(f"module 'joulec' has no attribute {name!r}")

@@ -22,7 +22,7 @@ def test_power_with_a_unit(text, watts):
     assert parse_power(text) == pytest.approx(watts)
 
 
-@pytest.mark.parametrize("text", ["", "W", "-5", "0", "1e999", "nan", "150 V", "150 W 3"])
+@pytest.mark.parametrize("text", ["", "W", "-5", "1e999", "nan", "150 V", "150 W 3"])
 def test_no_power(text):
     with pytest.raises(CapError):
         parse_power(text)
