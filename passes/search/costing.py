@@ -78,6 +78,7 @@ class MeasuredCosts:
         energy_source: source of the joules that are asked for.
         energy_model: joules of (work, seconds) where energy is an estimate; None where a sensor measures it.
         on_reuse: told how many known costs a look-up found.
+        counts: how often a spec occurs in what is searched, where that is known; else once.
     """
 
     backend: BackEnd
@@ -87,6 +88,7 @@ class MeasuredCosts:
     objective: Objective | None = None
     energy_model: EnergyModel | None = None
     on_reuse: Callable[[int], None] = lambda count: None
+    counts: Mapping[NodeSpec, int] = field(default_factory=dict)
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
 
@@ -165,12 +167,19 @@ class _Race:
         self._rivals: dict[NodeSpec, list[CostKey]] = {}
 
     def contenders(self, entries: Sequence[tuple[CostKey, NodeSpec, Algorithm]]) -> list[Candidate]:
-        """Candidates without a known outcome that may win, in the back end's order."""
+        """Candidates without a known outcome that may win, the most valuable first.
+
+        Each spec's first algorithm comes before any other's second, so that time that runs out leaves as few specs as
+        may be without any; among these, what takes the most time by its roofline, over all its occurrences, is first.
+        """
         for key, spec, algorithm in entries:
             self._entrants[key] = (spec, algorithm)
             self._rivals.setdefault(spec, []).append(key)
         backend = self._costs.backend
-        missing = [(spec, algorithm) for key, spec, algorithm in entries if key not in self._known]
+        place = {key: place for rivals in self._rivals.values() for place, key in enumerate(rivals)}
+        worth = {spec: self._costs.counts.get(spec, 1) * self._costs.lower_bound(spec)[0] for spec in self._rivals}
+        ordered = sorted(entries, key=lambda entry: (place[entry[0]], -worth[entry[1]]))
+        missing = [(spec, algorithm) for key, spec, algorithm in ordered if key not in self._known]
         candidates = [backend.candidate(spec, algorithm) for spec, algorithm in missing]
         return [candidate for candidate in candidates if self.may_win(candidate)]
 

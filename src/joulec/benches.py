@@ -71,6 +71,7 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
             exclude_algorithms=tuple(options.exclude_algorithms),
         )
     )
+    bench.on_batch = progress.batch
     bench.on_candidate = progress.candidate
     bench.on_result = progress.result
     return bench

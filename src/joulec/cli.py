@@ -202,7 +202,7 @@ def profile(
     from joulec.render import Display, show_profiling
     from joulec.searching import profile_model
 
-    with Display() as display:
+    with Display(time_budget) as display:
         report = profile_model(model, options, display, time_budget)
     if as_json:
         print_json(report)

@@ -15,6 +15,9 @@ class Progress(Protocol):
     def stage(self, what: str) -> None:
         """A new stage begins."""
 
+    def batch(self, count: int) -> None:
+        """So many candidates are about to be measured, one after another."""
+
     def candidate(self, candidate: Candidate) -> None:
         """A candidate is about to be measured."""
 
@@ -35,6 +38,9 @@ class Silent:
     """Says nothing but warnings, and these through `warnings`."""
 
     def stage(self, what: str) -> None:
+        """Ignored."""
+
+    def batch(self, count: int) -> None:
         """Ignored."""
 
     def candidate(self, candidate: Candidate) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -25,13 +26,23 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
+_LINE_EVERY_S = 10.0
+
+
 class Display:
     """Shows progress while work is under way; a context manager (see `joulec.progress.Progress`).
 
     The moving line is for terminals alone: a file or a pipe gets whole lines only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, time_budget_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepare; ``time_budget_s`` from now on is counted down."""
+        self._clock = clock
+        self._end_s = None if time_budget_s is None else clock() + time_budget_s
+        self._batch_left = 0
+        self._measuring_s = 0.0
+        self._begun_s: float | None = None
+        self._printed_s = clock()
         self._console = console()
         self._bar = Progress(
             SpinnerColumn(),
@@ -60,10 +71,28 @@ class Display:
         self._stage = what
         self._show(what)
 
+    def batch(self, count: int) -> None:
+        """So many are about to be measured."""
+        self._batch_left = count
+
     def candidate(self, candidate: Candidate) -> None:
-        """Say what is being measured."""
-        done = f"{self._measured} measured" + (f", {self._failed} failed" if self._failed else "")
-        self._show(f"{self._stage}: {done}; measuring {candidate.label}")
+        """Say what is being measured, and how much is left; a line every ten seconds where no terminal shows it."""
+        self._begun_s = self._clock()
+        text = f"{self._stage}: {self._remaining()}; measuring {candidate.label}"
+        self._show(text)
+        if not self._console.is_terminal and self._begun_s - self._printed_s >= _LINE_EVERY_S:
+            self._printed_s = self._begun_s
+            self._console.print(text, markup=False)
+
+    def _remaining(self) -> str:
+        """What is done, and how long the rest may take: at the pace so far, and by the time budget."""
+        done = self._measured + self._failed
+        parts = [f"{self._measured} measured" + (f", {self._failed} failed" if self._failed else "")]
+        if done and self._batch_left:
+            parts.append(f"up to {self._batch_left} left, {self._batch_left * self._measuring_s / done:.0f} s")
+        if self._end_s is not None:
+            parts.append(f"{max(self._end_s - self._clock(), 0.0):.0f} s of the time budget left")
+        return "; ".join(parts)
 
     def result(self, measurement: Measurement) -> None:
         """Count an outcome."""
@@ -71,6 +100,9 @@ class Display:
             self._measured += 1
         else:
             self._failed += 1
+        self._batch_left = max(self._batch_left - 1, 0)
+        if self._begun_s is not None:
+            self._measuring_s += self._clock() - self._begun_s
 
     def search(self, statistics: SearchStatistics, value: float) -> None:
         """Say how far the search is."""
@@ -119,8 +151,16 @@ def show_optimized(report: Mapping[str, Any], meter: str) -> None:
 
 
 def show_profiling(report: Mapping[str, Any]) -> None:
-    """Print what profiling found."""
-    _show_profiling_line(console(), report["profiling"])
+    """Print what is known of what a search would need."""
+    of = report["profiling"]
+    out = console()
+    out.print(
+        f"known: {of['measured'] + of['reused']} ({of['measured']} measured now, {of['reused']} before or by others); "
+        f"failed now: {of['failed']}; unknown: {of['unknown']}; {of['seconds']:.1f} s of measuring",
+        markup=False,
+    )
+    if of["unknown"]:
+        out.print("the time was up before all was measured: the same command goes on from here", markup=False)
 
 
 _ROWS = {"origin": "original", "predicted": "predicted", "measured": "measured"}

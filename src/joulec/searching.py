@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 from joulec.benches import open_workbench
 from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
 from joulec.passes.search.choices import CostingError, CostSource
+from joulec.passes.search.costing import MeasuredCosts
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import Objective, as_objective
 from joulec.passes.search.outer import SearchOptions, SearchResult
@@ -41,8 +44,15 @@ def search_options(options: CompileOptions) -> SearchOptions:
     )
 
 
-def search_all(model: Any, options: CompileOptions, bench: Bench, progress: Progress) -> list[Searched]:
+def search_all(
+    model: Any, options: CompileOptions, bench: Bench, progress: Progress, end_s: float = math.inf
+) -> list[Searched]:
     """One search per batch size, all sharing one cost source.
+
+    The operators of the models as they are come first, for all batch sizes in one look-up: nothing works without them.
+
+    Args:
+        end_s: moment on the monotonic clock at which each search ends.
 
     Raises:
         ModelError, ImportModuleError, SourceError: see `read_sources`.
@@ -54,15 +64,21 @@ def search_all(model: Any, options: CompileOptions, bench: Bench, progress: Prog
     progress.stage("reading the model")
     sources = read_sources(model, bench.backend.fuses, options.batch_sizes, options.input_shapes)
     costs = bench.costs(objective)
+    counts = Counter(node.spec for source in sources for node in source.graph.nodes)
+    if isinstance(costs, MeasuredCosts):
+        costs.counts = counts
+    progress.stage("pricing the model's own operators")
+    bench.limit_search(None)
+    costs.prepare(counts)
     found = []
     for source in sources:
         progress.stage(f"searching for batch {source.batch}")
-        bench.limit_search(None)
-        costs.prepare({node.spec for node in source.graph.nodes})  # without these there is nothing to compile
         bench.limit_search(options.search_time_s)
-        result = search(
-            source.graph, bench.rules, costs, objective, search_options(options), bench.tidy, progress.search
-        )
+        how = search_options(options)
+        if end_s < math.inf:
+            left_s = max(end_s - time.monotonic(), 0.0)
+            how = replace(how, time_limit_s=min(left_s, how.time_limit_s or left_s))
+        result = search(source.graph, bench.rules, costs, objective, how, bench.tidy, progress.search)
         progress.searched(source.batch, result)
         if not result.met_bounds:
             raise BoundsError(_nearest(source.batch, result.best.totals, objective))
@@ -73,12 +89,16 @@ def search_all(model: Any, options: CompileOptions, bench: Bench, progress: Prog
 def profile_model(
     model: Any, options: CompileOptions, progress: Progress, time_budget_s: float | None = None
 ) -> dict[str, Any]:
-    """Measure what a search of the model needs, until all is known or the time is spent."""
+    """Measure what a search of the model needs, the most valuable first, until all is known or the time is spent.
+
+    First the model's own operators, the costliest first and each by one algorithm before any by a second; then what
+    substitutions bring, from the best graph on. Done again it goes on where it ended.
+    """
     with open_workbench(options, progress) as bench:
         if time_budget_s is not None:
             bench.deadline_s = time.monotonic() + time_budget_s
         try:
-            search_all(model, options, bench, progress)
+            search_all(model, options, bench, progress, bench.deadline_s)
         except CostingError:
             if time.monotonic() < bench.deadline_s:
                 raise

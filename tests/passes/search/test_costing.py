@@ -381,3 +381,16 @@ class TestRoofline:
         costs.prepare({RELU})
         assert len(costs.options(RELU)) == 0
         assert costs.lower_bound(RELU) == (0.0, 0.0)
+
+
+def test_the_most_valuable_is_measured_first(make):
+    table = {
+        str(RELU.op): (Fake("relu-1", 1.0), Fake("relu-2", 9.0)),
+        str(TANH.op): (Fake("tanh-1", 2.0), Fake("tanh-2", 2.0)),
+        str(ADD.op): (Fake("add-1", 1.5),),
+    }
+    outcomes = {name: (10.0, 1.0) for name in ("relu-1", "relu-2", "tanh-1", "tanh-2", "add-1")}
+    costs, profiler = make(table, outcomes)
+    costs.counts = {RELU: 3}
+    costs.prepare({TANH, RELU, ADD})
+    assert profiler.measured == ["relu-1", "tanh-1", "add-1", "relu-2", "tanh-2"]
