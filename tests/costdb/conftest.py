@@ -71,46 +71,73 @@ def _unprivileged() -> tuple[list[str], int | None]:
     pytest.skip("PostgreSQL refuses to run as root, and there is neither a postgres nor a nobody to run it as")
 
 
-@pytest.fixture(scope="session")
-def postgres_socket() -> Iterator[Path]:
-    """The folder of a running server's Unix socket; user ``joulec``, no password, no TCP."""
-    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'joulec[postgres]'")
-    binaries = _postgres_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server is installed: apt install postgresql")
-    as_user, uid = _unprivileged()
-    if as_user and shutil.which(as_user[0]) is None:
-        pytest.skip("PostgreSQL refuses to run as root, and there is no setpriv to run it as another user")
-    root = Path(tempfile.mkdtemp(prefix="joulec-pg-", dir="/tmp"))  # a socket's path must be short
-    if uid is not None:
-        os.chown(root, uid, -1)
-    data = root / "data"
-    initdb = [binaries / "initdb", "-D", data, "-U", "joulec", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-    subprocess.run([*as_user, *initdb], check=True, stdout=subprocess.DEVNULL, cwd=root)
-    options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
-    with (root / "log").open("w") as log:
-        server = subprocess.Popen(
-            [*as_user, binaries / "postgres", "-D", data, "-k", root, *options], stdout=log, stderr=log, cwd=root
-        )
-    try:
+class Server:
+    """A PostgreSQL server with its data in a folder of its own; user ``joulec``, no password, no TCP."""
+
+    def __init__(self) -> None:
+        """Make its data; skips the test where no server is installed or none may run."""
+        pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'joulec[postgres]'")
+        binaries = _postgres_binaries()
+        if binaries is None:
+            pytest.skip("no PostgreSQL server is installed: apt install postgresql")
+        self.binaries = binaries
+        self.as_user, uid = _unprivileged()
+        if self.as_user and shutil.which(self.as_user[0]) is None:
+            pytest.skip("PostgreSQL refuses to run as root, and there is no setpriv to run it as another user")
+        self.root = Path(tempfile.mkdtemp(prefix="joulec-pg-", dir="/tmp"))  # a socket's path must be short
+        if uid is not None:
+            os.chown(self.root, uid, -1)
+        make = ["-D", self.root / "data", "-U", "joulec", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        command = [*self.as_user, binaries / "initdb", *make]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.root)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        import psycopg
+
+        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        command = [*self.as_user, self.binaries / "postgres", "-D", self.root / "data", "-k", self.root, *options]
+        with (self.root / "log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.root)
         deadline = time.monotonic() + 30
         while True:
             try:
-                psycopg.connect(host=str(root), user="joulec", dbname="postgres").close()
-                break
+                psycopg.connect(host=str(self.root), user="joulec", dbname="postgres").close()
+                return
             except psycopg.OperationalError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"PostgreSQL did not start:\n{(root / 'log').read_text()}")
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"PostgreSQL did not start:\n{(self.root / 'log').read_text()}")
                 time.sleep(0.05)
-        yield root
-    finally:
-        server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+
+    def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop it: at once (SIGQUIT), or hanging up on all who are connected (SIGINT)."""
+        self.process.send_signal(how)
         try:
-            server.wait(10)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        shutil.rmtree(root)
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def postgres_socket() -> Iterator[Path]:
+    """The folder of a running server's Unix socket."""
+    server = Server()
+    server.start()
+    yield server.root
+    server.stop()
+    shutil.rmtree(server.root)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A running server that the test may stop and start."""
+    server = Server()
+    server.start()
+    yield server
+    if server.process.poll() is None:
+        server.stop()
+    shutil.rmtree(server.root)
 
 
 @pytest.fixture

@@ -389,7 +389,7 @@ def test_the_most_valuable_is_measured_first(make):
         str(TANH.op): (Fake("tanh-1", 2.0), Fake("tanh-2", 2.0)),
         str(ADD.op): (Fake("add-1", 1.5),),
     }
-    outcomes = {name: (10.0, 1.0) for name in ("relu-1", "relu-2", "tanh-1", "tanh-2", "add-1")}
+    outcomes = dict.fromkeys(("relu-1", "relu-2", "tanh-1", "tanh-2", "add-1"), (10.0, 1.0))
     costs, profiler = make(table, outcomes)
     costs.counts = {RELU: 3}
     costs.prepare({TANH, RELU, ADD})
