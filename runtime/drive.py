@@ -8,12 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from joulec.runtime.metrics import serve_metrics
 from joulec.runtime.model import Model
 from joulec.runtime.policies import State
 from joulec.runtime.session import Session
@@ -111,6 +113,7 @@ def drive(
     inputs: Sequence[_Array] | None = None,
     seed: int = 0,
     each: Callable[[Session], None] | None = None,
+    metrics_port: int | None = None,
     clock: Callable[[], float] = time.monotonic,
     **options: Any,
 ) -> RunResult:
@@ -123,18 +126,20 @@ def drive(
             batched: its inputs, which make one request.
         seed: of the random inputs.
         each: called before each submission, e.g. to change the cap.
+        metrics_port: where the session's Prometheus metrics are offered meanwhile; None for nowhere.
         clock: monotonic seconds; the session's too.
         **options: the `Session`'s.
 
     Raises:
         ValueError: the duration is not above zero, or a callable came without inputs.
+        MetricsError: the port cannot be had.
         Exception: what the first request that failed raised.
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s must be above 0, not {duration_s}")
     requests = _requests(model, inputs, seed)
     latencies, lock = _Latencies(seed), threading.Lock()
-    with Session(model, clock=clock, **options) as session:
+    with Session(model, clock=clock, **options) as session, _metrics(session, metrics_port):
         free = threading.Semaphore(2 * max(session.batch_sizes))
         pending: deque[Future[Any]] = deque()
         start_s = clock()
@@ -162,6 +167,10 @@ def drive(
         result = _result(session, elapsed_s, latencies, lock)
         session.close(drain=False)
     return result
+
+
+def _metrics(session: Session, port: int | None) -> AbstractContextManager[object]:
+    return nullcontext() if port is None else serve_metrics(session, port)
 
 
 def _requests(model: Model | Callable[..., Any], inputs: Sequence[_Array] | None, seed: int) -> list[list[_Array]]:

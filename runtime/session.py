@@ -17,6 +17,7 @@ from joulec.runtime.cap import CapSource, PowerCap
 from joulec.runtime.governor import Governor
 from joulec.runtime.inputs import InputError
 from joulec.runtime.latency import LatencyGuard
+from joulec.runtime.metrics import LatencyHistogram
 from joulec.runtime.model import Model
 from joulec.runtime.policies import Decision, Policy, PolicyOptions, Space, make_policy
 from joulec.runtime.queue import Outcomes, QueueClosed, RequestQueue, WhenFull
@@ -113,7 +114,8 @@ class Session:
             say=self._say,
         )
         self._has_meter = meter is not None or cap is not None
-        self._queue = RequestQueue(queue_limit_rows, when_full, clock=clock)
+        self.latencies = LatencyHistogram()
+        self._queue = RequestQueue(queue_limit_rows, when_full, clock=clock, on_answer=self.latencies.add)
         self._thread = threading.Thread(target=self._work, name="joulec-session", daemon=True)
         self._thread.start()
 
@@ -182,6 +184,11 @@ class Session:
     def outcomes(self) -> Outcomes:
         """How requests ended so far."""
         return self._queue.outcomes
+
+    @property
+    def latest(self) -> Sample | None:
+        """The last stretch of the timeline; None before the first."""
+        return self._governor.recorder.latest
 
     @property
     def timeline(self) -> list[Sample]:

@@ -114,6 +114,7 @@ class Recorder:
         self._samples: list[Sample] = []
         self._changes: list[BatchChange] = []
         self._totals = Totals()
+        self._latest: Sample | None = None
         self._resolution_s = 0.0
         self._above = False
 
@@ -122,6 +123,11 @@ class Recorder:
         """A copy of the timeline."""
         with self._lock:
             return list(self._samples)
+
+    @property
+    def latest(self) -> Sample | None:
+        """The last sample as it was added; None before the first."""
+        return self._latest
 
     @property
     def changes(self) -> list[BatchChange]:
@@ -150,6 +156,7 @@ class Recorder:
             violations=totals.violations + (above and not self._above),
         )
         self._above = above
+        self._latest = sample
         with self._lock:
             if self._samples and self._joins(self._samples[-1], sample):
                 self._samples[-1] = self._samples[-1].joined(sample)

@@ -233,6 +233,15 @@ def run(
         float | None, typer.Option("--duration", parser=quantity("s"), help="Keep it busy this long, e.g. 20s.")
     ] = None,
     meter: Annotated[str | None, typer.Option(help="auto, rapl, nvml, estimate or scripted:FILE.")] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            min=0,
+            max=65535,
+            help="Offer Prometheus metrics there, on all of this machine's addresses.",
+        ),
+    ] = None,
     threads: Threads = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -247,7 +256,7 @@ def run(
     options = RunOptions(
         inputs=inputs, outputs=outputs, repeat=repeat, print_time=print_time, power_cap_w=power_cap,
         cap_file=cap_file, policy=policy, cap_margin=cap_margin, latency_slo_s=latency_slo, duration_s=duration,
-        meter=meter, threads=threads, seed=seed,
+        meter=meter, metrics_port=metrics_port, threads=threads, seed=seed,
     )  # fmt: skip
     report = run_artifact(artifact, options)
     if as_json:

@@ -25,6 +25,7 @@ _USER_ERRORS = (
     ("joulec.runtime.artifact", "ArtifactError"),
     ("joulec.runtime.inputs", "InputError"),
     ("joulec.runtime.cap", "CapError"),
+    ("joulec.runtime.metrics", "MetricsError"),
     ("joulec.options", "OptionError"),
 )
 

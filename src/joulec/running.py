@@ -38,6 +38,7 @@ class RunOptions:
     latency_slo_s: float | None = None
     duration_s: float | None = None
     meter: str | None = None
+    metrics_port: int | None = None
     threads: int | None = None
     seed: int = 0
 
@@ -80,6 +81,8 @@ def _check(options: RunOptions) -> None:
         return
     if options.power_cap_w is not None or options.cap_file is not None:
         raise OptionError("a power cap needs --duration: how long to run beneath it, e.g. --duration 20s")
+    if options.metrics_port is not None:
+        raise OptionError("--metrics-port needs --duration: a single run is over before anybody asks")
     if options.latency_slo_s is not None:
         raise OptionError("--latency-slo needs --duration: it chooses among batch sizes while requests come in")
     if options.meter is not None and not options.print_time:
@@ -141,6 +144,7 @@ def _session(model: Model, given: list[_Array] | None, options: RunOptions) -> d
         policy=options.policy,
         cap_margin=options.cap_margin,
         latency_slo_s=options.latency_slo_s,
+        metrics_port=options.metrics_port,
     )
     return result.to_json()
 
