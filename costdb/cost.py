@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +13,7 @@ TimeSource = Literal["measured", "replay", "simulated", "estimated"]
 EnergySource = Literal["nvml", "rapl", "zeus", "replay", "simulated", "estimated"]
 FailureKind = Literal["build", "run", "crash", "timeout", "memory"]
 
-_TO_TEXT = json.JSONEncoder(sort_keys=True).encode
+_QUOTED = json.encoder.encode_basestring_ascii
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,13 @@ class CostKey:
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 over the fields, in hexadecimal: the row's primary key."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return hashlib.sha256(_TO_TEXT(fields).encode()).hexdigest()
+        """SHA-256 over the fields as a JSON object with sorted names, in hexadecimal: the row's primary key."""
+        texts = self.__dict__
+        text = ", ".join([f'"{name}": {_QUOTED(texts[name])}' for name in _KEY_FIELDS])
+        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+
+_KEY_FIELDS = sorted(one.name for one in fields(CostKey))
 
 
 @dataclass(frozen=True)

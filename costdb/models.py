@@ -83,17 +83,16 @@ OUTCOME_COLUMNS = (
 OUTCOME_NAMES = tuple(column.key for column in OUTCOME_COLUMNS)
 
 
-def outcome_of(row: Any) -> Cost | Failure:
-    """The cost or failure in a `CostRow`, or in a result row of the `OUTCOME_COLUMNS`; the table's check holds."""
-    if row.failure_kind is not None:
-        return Failure(row.failure_kind, row.failure_reason or "")
-    return Cost(row.time_s, row.energy_j, row.time_source, row.energy_source, row.spread, row.samples)
+def outcome_of(time_s: Any, *others: Any) -> Cost | Failure:
+    """The cost or failure in the values of the `OUTCOME_COLUMNS`; the table's check holds."""
+    *rest, failure_kind, failure_reason = others
+    return Cost(time_s, *rest) if failure_kind is None else Failure(failure_kind, failure_reason or "")
 
 
 def measurement_of(row: CostRow | SupersededRow) -> Measurement:
     """The measurement that a row keeps."""
     key = CostKey(**{name: getattr(row, _COLUMN_OF.get(name, name)) for name in KEY_FIELDS})
-    return Measurement(key, outcome_of(row), row.provenance)
+    return Measurement(key, outcome_of(*(getattr(row, name) for name in OUTCOME_NAMES)), row.provenance)
 
 
 def superseded_values_of(measurement: Measurement) -> dict[str, object]:

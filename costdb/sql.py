@@ -77,7 +77,8 @@ class SqlStore(CostStore):
         by_id = {key.id: key for key in keys}
         query = select(CostRow.id, *OUTCOME_COLUMNS).where(among(self._engine.dialect.name, sorted(by_id)))
         return self._run(
-            self._reader, lambda session: {by_id[row.id]: outcome_of(row) for row in session.execute(query)}
+            self._reader,
+            lambda session: {by_id[key_id]: outcome_of(*values) for key_id, *values in session.execute(query)},
         )
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:

@@ -1,6 +1,8 @@
 """The contract of `CostStore`, over every store."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import threading
 from datetime import UTC, datetime
@@ -213,3 +215,9 @@ def test_a_closed_store_says_so(open_new, row):
     ):
         with pytest.raises(CostStoreError, match="closed"):
             use()
+
+
+def test_an_id_is_the_digest_of_the_key_as_json(row):
+    key = dataclasses.replace(row(1).key, attributes='"é\\ 電\n\t', epilogue="")
+    text = json.dumps(dataclasses.asdict(key), sort_keys=True)
+    assert key.id == hashlib.sha256(text.encode()).hexdigest()
