@@ -22,7 +22,7 @@ from joulec.passes.rules import RULES
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import ObjectiveError, as_objective
-from joulec.passes.search.outer import Plan, SearchOptions, SearchResult
+from joulec.passes.search.results import Plan, SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError
 from joulec.passes.verification import DEFAULT_TOLERANCE, VerificationError, random_inputs, verify
 from joulec.profiler.meter import MeterError

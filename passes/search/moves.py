@@ -32,11 +32,6 @@ class Move:
     replaced: Mapping[Value, Value]
     key_shift: int
 
-    def follow(self, graph: Graph) -> Graph:
-        """The graph after the move."""
-        outputs = tuple(self.replaced.get(value, value) for value in graph.outputs)
-        return graph.patched(self.removed, self.added, outputs)
-
     def applied(self, graph: Graph) -> Graph:
         """The graph after the move."""
         outputs = tuple(self.replaced.get(value, value) for value in graph.outputs)

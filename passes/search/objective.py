@@ -95,6 +95,22 @@ def weighted(w: float) -> Objective:
     return parse_objective(f"{w!r}*energy + {1 - w!r}*time")
 
 
+def linear_objective(weights: tuple[float, float], offset: float = 0.0) -> Objective:
+    """``a · time_s + b · energy_j + offset``; a weight of 0 leaves its term out, which may be unknown.
+
+    Args:
+        weights: (a, b), per second and per joule.
+    """
+
+    def value(totals: Totals, origin: Totals) -> Any:
+        terms = zip(weights, (totals.time_s, totals.energy_j), strict=True)
+        return offset + sum(weight * part for weight, part in terms if weight != 0)
+
+    return Objective(
+        "linear", value, linear=lambda origin: weights, monotone=min(weights) >= 0, uses_energy=weights[1] != 0
+    )
+
+
 def product(w: float) -> Objective:
     """``energy^w · time^(1-w)``, both relative to the original graph (first paper, Section 3.2)."""
     w = _weight(w)

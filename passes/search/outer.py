@@ -4,136 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from joulec.passes.graph import Graph, Node
 from joulec.passes.rules import Rule
 from joulec.passes.search.agenda import Agenda
-from joulec.passes.search.choices import Choice, CostingError, CostSource, Options
+from joulec.passes.search.choices import CostingError, CostSource, Options
 from joulec.passes.search.edges import EdgeCosts, edge_tables
-from joulec.passes.search.inner import Assignment, BoundMethod, InnerSearch, Mode
-from joulec.passes.search.moves import Move, MoveFinder, Moves
+from joulec.passes.search.expansion import Expander, State
+from joulec.passes.search.inner import Assignment, InnerSearch
+from joulec.passes.search.moves import Move, MoveFinder
 from joulec.passes.search.objective import Objective, ObjectiveError
 from joulec.passes.search.pricing import Price, make_pricer
+from joulec.passes.search.results import Plan, SearchOptions, SearchResult, SearchStatistics
 from joulec.passes.search.totals import GraphFigures, Totals
 
-_KEYS = (1 << 128) - 1
 _FINALISTS = 8
 _SOLVED = 256
 _CROWD = 4096
 _SMALL = 4096
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """How far to search.
-
-    Attributes:
-        alpha: a graph is kept while it costs less than alpha times the best (1: greedy).
-        budget: how many graphs are expanded; 0 turns the outer search off.
-        inner: how algorithms are assigned; ``none`` keeps the fastest of every node.
-        distance: d of the inner search's neighbourhood.
-        time_limit_s: seconds after which the best so far is returned; None for no limit.
-        bound_method: how the inner search keeps bounds.
-    """
-
-    alpha: float = 1.05
-    budget: int = 300
-    inner: Mode = "exact"
-    distance: int = 2
-    time_limit_s: float | None = None
-    bound_method: BoundMethod = "exact"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A graph with an algorithm for every node.
-
-    Attributes:
-        choices: per node of ``graph.nodes``, the algorithm and its cost.
-        totals: sums over the nodes.
-        optimal: whether no other assignment of this graph is better, proven.
-        applied: the substitutions that led here from the original graph, in order: (rule, graph after it).
-        path: the same as indices among the moves of each graph on the way.
-        gap: how far the objective may lie above its least on this graph, relative to it; None: nothing is proven.
-    """
-
-    graph: Graph
-    choices: tuple[Choice, ...]
-    totals: Totals
-    optimal: bool = False
-    applied: tuple[tuple[str, Graph], ...] = ()
-    path: tuple[int, ...] = ()
-    gap: float | None = None
-
-    @property
-    def assignment(self) -> Mapping[Node, Choice]:
-        """Choice by node."""
-        return dict(zip(self.graph.nodes, self.choices, strict=True))
-
-
 @dataclass
-class SearchStatistics:
-    """What a search did.
+class _State(State):
+    """A graph that was priced."""
 
-    Attributes:
-        expanded: graphs taken from the queue and rewritten.
-        generated: graphs that rewriting gave.
-        duplicates: of these, graphs met before (dropped before costing).
-        inadmissible: of these, graphs with an operator that no algorithm computes.
-        pruned: of these, graphs dropped because their lower bound cannot win.
-        seconds: wall time.
-        cut: whether the time limit ended it.
-        exhausted: whether the queue ran empty, so that every graph within alpha of the best was seen.
-    """
-
-    expanded: int = 0
-    generated: int = 0
-    duplicates: int = 0
-    inadmissible: int = 0
-    pruned: int = 0
-    seconds: float = 0.0
-    cut: bool = False
-    exhausted: bool = False
-
-    def add(self, other: SearchStatistics) -> None:
-        """Count another search's graphs with these."""
-        self.expanded += other.expanded
-        self.generated += other.generated
-        self.duplicates += other.duplicates
-        self.inadmissible += other.inadmissible
-        self.pruned += other.pruned
-        self.cut = self.cut or other.cut
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The best plan, the original's, and how it was found."""
-
-    origin: Plan
-    best: Plan
-    statistics: SearchStatistics
-    met_bounds: bool
-
-    @property
-    def substitutions(self) -> tuple[tuple[str, int], ...]:
-        """How often each rule stands on the way from the original to the best graph."""
-        return tuple(sorted(Counter(rule for rule, _ in self.best.applied).items()))
-
-
-@dataclass
-class _State:
-    """A graph that was priced; it is built only when it is expanded or wins."""
-
-    key: int
-    price: Price
-    parent: _State | None = None
-    move: Move | None = None
-    graph: Graph | None = None
-    moves: Moves | None = None
-    steps: int = 0
+    price: Price = field(kw_only=True)
 
     @property
     def order(self) -> tuple[float, float, int]:
@@ -149,33 +46,6 @@ class _State:
     def free_order(self) -> tuple[float, int]:
         """Cost as if there were no bounds."""
         return (self.price.rank[1] if self.price.free is None else self.price.free, self.key)
-
-    def built(self) -> Graph:
-        """The graph."""
-        if self.graph is None:
-            assert self.parent is not None
-            assert self.move is not None
-            self.graph = self.move.applied(self.parent.built())
-        return self.graph
-
-    def applied(self) -> tuple[tuple[str, Graph], ...]:
-        """The way from the original graph."""
-        steps: list[tuple[str, Graph]] = []
-        state = self
-        while state.parent is not None and state.move is not None:
-            steps.append((state.move.rule, state.built()))
-            state = state.parent
-        return tuple(reversed(steps))
-
-    def path(self) -> tuple[int, ...]:
-        """The same as indices among the moves of each graph on the way."""
-        steps: list[int] = []
-        state = self
-        while state.parent is not None and state.parent.moves is not None:
-            found = [move for node in state.parent.built().nodes for move in state.parent.moves.get(node, ())]
-            steps.append(next(index for index, move in enumerate(found) if move is state.move))
-            state = state.parent
-        return tuple(reversed(steps))
 
 
 @dataclass
@@ -196,7 +66,7 @@ class OuterSearch:
     rules: tuple[Rule, ...]
     costs: CostSource
     objective: Objective
-    options: SearchOptions = SearchOptions()
+    options: SearchOptions = field(default_factory=SearchOptions)
     tidy: Callable[[Graph], Graph] = lambda graph: graph
     on_progress: Callable[[SearchStatistics, float], None] = lambda statistics, value: None
     clock: Callable[[], float] = time.monotonic
@@ -235,7 +105,7 @@ class OuterSearch:
             self._pricer = make_pricer(
                 self.objective, origin, self.options.inner, self.options.bound_method, exactly=small
             )
-        start = _State(graph.key, self._whole_price(graph), graph=graph)
+        start = _State(graph.key, graph=graph, price=self._whole_price(graph))
         state, assignment = self._winner(self._explore(start, began))
         self.statistics.seconds = self.clock() - began
         return SearchResult(
@@ -249,9 +119,9 @@ class OuterSearch:
             The graphs that may win, best first.
         """
         finder = self.finder or MoveFinder(self.rules, self.tidy)
+        expander = Expander(finder, self.costs, self.statistics, {start.key})
         best = start
         finalists = [start]
-        seen = {start.key}
         agenda: Agenda[_State] = Agenda()
         agenda.push(start, ranked=True, free=False)
         least_free = start.free_order[0]
@@ -263,9 +133,7 @@ class OuterSearch:
             state = agenda.pop()
             if state is None:
                 break
-            self.statistics.expanded += 1
-            state.moves = self._moves(finder, state)
-            for found in self._children(state, best, seen):
+            for found in self._children(expander, state, best):
                 improves = found.price.rank < best.price.rank
                 if improves:
                     best = found
@@ -281,42 +149,17 @@ class OuterSearch:
         self.statistics.exhausted = agenda.empty
         return sorted(finalists, key=lambda one: one.standing)
 
-    def _moves(self, finder: MoveFinder, state: _State) -> Moves:
-        graph = state.built()
-        if state.parent is None or state.move is None or state.parent.moves is None:
-            return finder.all(graph)
-        return finder.after(graph, state.move, state.parent.moves)
-
-    def _children(self, state: _State, best: _State, seen: set[int]) -> list[_State]:
+    def _children(self, expander: Expander, state: _State, best: _State) -> list[_State]:
         """The graphs one substitution away that are new, may win and can be priced."""
-        assert state.moves is not None
-        fresh = []
-        for node in state.built().nodes:
-            for move in state.moves.get(node, ()):
-                self.statistics.generated += 1
-                key = (state.key + move.key_shift) & _KEYS
-                if key in seen:
-                    self.statistics.duplicates += 1
-                    continue
-                seen.add(key)
-                fresh.append((key, move))
-        hopeful = [(key, move) for key, move in fresh if self._may_win(state, move, best)]
-        self.costs.prepare({node.spec for _, move in hopeful for node in move.added})
         found = []
-        for key, move in hopeful:
-            added = self._options(move.added)
-            if not all(map(len, added)):
-                self.statistics.inadmissible += 1
-                continue
-            child = _State(key, state.price, state, move, steps=state.steps + 1)
-            child.price = self._price(child, move, added)
+        for key, move, removed, added in expander.expand(state, lambda move: self._may_win(state, move, best)):
+            child = _State(key, state, move, steps=state.steps + 1, price=state.price)
+            if self._pricer is None:
+                child.price = self._whole_price(child.built())
+            else:
+                child.price = self._pricer.after(state.price, removed, added)
             found.append(child)
         return found
-
-    def _price(self, child: _State, move: Move, added: Sequence[Options]) -> Price:
-        if self._pricer is None:
-            return self._whole_price(child.built())
-        return self._pricer.after(child.price, self._options(move.removed), added)
 
     def _whole_price(self, graph: Graph) -> Price:
         options = self._options(graph.nodes)

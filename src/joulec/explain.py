@@ -12,7 +12,7 @@ from joulec.passes.rules import Match, Rule, equation, find
 from joulec.passes.search.edges import edge_tables
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.objective import Objective
-from joulec.passes.search.outer import SearchOptions
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import GraphFigures, Totals
 from joulec.searching import Searched
 

@@ -78,7 +78,8 @@ def _entry(one: Searched, bench: Bench, options: CompileOptions, progress: Progr
         entry["explain"] = explain(one, bench, objective, search_options(options), extras.explain or None)
     if extras.frontier:
         progress.stage(f"tracing the frontier for batch {one.source.batch}")
-        search = FrontierSearch(bench.rules, bench.costs(weighted(0.5)), search_options(options), bench.tidy)
+        how = search_options(options)
+        search = FrontierSearch(bench.rules, bench.costs(weighted(0.5)), how, bench.tidy, progress.search)
         plans = search.run(one.source.graph, objective.bounds)
         entry["frontier"] = [budget_json(plan_budget(plan)) for plan in plans]
     return entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from joulec.costdb.cost import Measurement
-from joulec.passes.search.outer import SearchResult, SearchStatistics
+from joulec.passes.search.results import SearchResult, SearchStatistics
 from joulec.profiler.candidate import Candidate
 
 

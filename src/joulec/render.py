@@ -17,7 +17,7 @@ from joulec.costdb.cost import Cost, Measurement
 from joulec.quantities import show_energy, show_time
 
 if TYPE_CHECKING:
-    from joulec.passes.search.outer import SearchResult, SearchStatistics
+    from joulec.passes.search.results import SearchResult, SearchStatistics
     from joulec.profiler.candidate import Candidate
 
 

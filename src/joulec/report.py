@@ -7,7 +7,7 @@ from typing import Any
 
 from joulec.passes.bench import ProfilingTotals
 from joulec.passes.graph import Graph
-from joulec.passes.search.outer import Plan, SearchResult
+from joulec.passes.search.results import Plan, SearchResult
 from joulec.passes.verification import Verified
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.runtime.manifest import Assigned, Budget

@@ -18,9 +18,11 @@ from joulec.passes.replay.backend import ALGORITHMS
 from joulec.passes.replay.bench import SCHEME, ReplayBench
 from joulec.passes.replay.networks import read_network
 from joulec.passes.replay.rows import Row
+from joulec.passes.search.frontier import FrontierSearch
 from joulec.passes.search.inner import InnerSearch
-from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions, SearchResult
+from joulec.passes.search.objective import as_objective, parse_objective
+from joulec.passes.search.outer import OuterSearch
+from joulec.passes.search.results import SearchOptions, SearchResult
 from joulec.passes.search.totals import GraphFigures, Totals
 
 SQUEEZENET, RESNET = "squeezenet", "resnet50"
@@ -152,14 +154,20 @@ class Reproduction:
         ))  # fmt: skip
 
     def table_4(self) -> Table:
-        """Between time and energy."""
+        """Between time and energy: the points of one frontier that are best under each weight."""
+        frontier = FrontierSearch(self.bench.rules, self.bench.costs(None), SearchOptions(), self.bench.tidy)
+        plans = frontier.run(self._graph(SQUEEZENET))
+        origin = self._search(SQUEEZENET, "time").origin.totals
         lines = []
         for label, (weight, printed) in paper.TABLE_4.items():
-            objective = f"{1 - weight:.1f}*time_s/{paper.NORMAL_TIME_S} + {weight:.1f}*energy_j/{paper.NORMAL_ENERGY_J}"
-            objective = {0.0: "time", 1.0: "energy"}.get(weight, objective)
-            found = _figures(self._search(SQUEEZENET, objective).best.totals)
-            lines.append(Line(label, found, printed, objective))
+            text = f"{1 - weight:.1f}*time_s/{paper.NORMAL_TIME_S} + {weight:.1f}*energy_j/{paper.NORMAL_ENERGY_J}"
+            text = {0.0: "time", 1.0: "energy"}.get(weight, text)
+            objective = parse_objective(text)
+            values = [float(objective.value(plan.totals, origin)) for plan in plans]
+            best = plans[values.index(min(values))]
+            lines.append(Line(label, _figures(best.totals), printed, text))
         return Table(4, "Balance between time and energy (SqueezeNet)", tuple(lines), (
+            f"All lines are points of one frontier of {len(plans)} (--frontier).",
             "Normalized by 0.843 ms and 77.40 mJ, which is what the inner search alone reaches in Table 5.",
             "The paper prints measurements, the predictions are sums of rows: the order by time and by energy agrees "
             "but for the paper's last mixed line, which it measured faster than the one before.",

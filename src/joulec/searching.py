@@ -15,7 +15,7 @@ from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.costing import MeasuredCosts
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import Objective, as_objective
-from joulec.passes.search.outer import SearchOptions, SearchResult
+from joulec.passes.search.results import SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError, Totals
 from joulec.progress import Progress
 from joulec.quantities import show_energy, show_time

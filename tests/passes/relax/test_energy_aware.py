@@ -14,7 +14,7 @@ from joulec.passes.relax import EnergyAwareOptimize
 from joulec.passes.relax.importer import ImportModuleError
 from joulec.passes.relax.workbench import Setup
 from joulec.passes.search.objective import ObjectiveError
-from joulec.passes.search.outer import SearchOptions
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import Bounds, BoundsError
 from joulec.passes.verification import VerificationError
 

@@ -24,7 +24,8 @@ from joulec.passes.replay.keys import row_key
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.frontier import FrontierSearch
 from joulec.passes.search.objective import as_objective, weighted
-from joulec.passes.search.outer import OuterSearch, Plan, SearchOptions, SearchResult
+from joulec.passes.search.outer import OuterSearch
+from joulec.passes.search.results import Plan, SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds
 
 from .networks import ROWS, inception, needs_rows, network
@@ -265,7 +266,7 @@ def test_the_frontier_keeps_bounds():
 
 def test_the_frontier_beneath_a_power_bound_is_not_empty():
     opened = bench()
-    tracer = FrontierSearch(opened.rules, opened.costs(None), tidy=opened.tidy, searches=4)
+    tracer = FrontierSearch(opened.rules, opened.costs(None), tidy=opened.tidy)
     graph = graph_of(network("resnet50"))
     bound = 70.0
     plans = tracer.run(graph, Bounds(max_power_w=bound))

@@ -17,7 +17,8 @@ from joulec.passes.rules import Match, substitutions
 from joulec.passes.search.choices import Choice, Options
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions
+from joulec.passes.search.outer import OuterSearch
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import GraphFigures, Totals
 
 VECTOR = TensorType((4,))

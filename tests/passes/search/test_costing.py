@@ -13,7 +13,8 @@ from joulec.passes.graph import Activation, Add, Node, Opaque, Reshape, TensorTy
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.costing import MeasuredCosts, RooflineCosts
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions
+from joulec.passes.search.outer import OuterSearch
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import Bounds
 from joulec.profiler.candidate import Candidate, Work
 

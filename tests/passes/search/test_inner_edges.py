@@ -12,7 +12,8 @@ from joulec.passes.search.assignment import Problem
 from joulec.passes.search.edges import edge_tables
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions
+from joulec.passes.search.outer import OuterSearch
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import Bounds, GraphFigures
 
 KINDS = ["time", "0.4*energy + 0.6*time", "power", "energy*time", "energy**0.3 * time**0.7"]

@@ -10,8 +10,9 @@ from joulec.passes.search import outer
 from joulec.passes.search.agenda import Agenda
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions
+from joulec.passes.search.outer import OuterSearch
 from joulec.passes.search.pricing import make_pricer
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import Bounds, GraphFigures
 
 MIX = "0.5*power + 0.5*energy"

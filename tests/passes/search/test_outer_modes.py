@@ -10,7 +10,8 @@ import pytest
 from joulec.passes.graph import Graph, Value
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.objective import ObjectiveError, as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions
+from joulec.passes.search.outer import OuterSearch
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import Bounds
 
 OBJECTIVES = ["time", "energy", "0.3*energy + 0.7*time", "power", "energy*time", "energy**0.3*time**0.7"]

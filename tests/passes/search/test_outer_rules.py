@@ -12,7 +12,8 @@ from joulec.passes.graph import Activation, Add, Concat, Conv2d, Graph, Node, Sp
 from joulec.passes.graph.evaluate import evaluate
 from joulec.passes.rules import CONVERGENT
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch, SearchOptions
+from joulec.passes.search.outer import OuterSearch
+from joulec.passes.search.results import SearchOptions
 
 
 def counts(statistics):
