@@ -33,6 +33,9 @@ class FoldWeightChain:
     A and B are constant matrices, in whichever order they are stored; a and b may be absent, and what follows b stays.
     Nothing but a bias is fused into the inner product, and nothing else reads it. A bias wants a result that is not of
     rank 4, where it would not lie along the columns.
+
+    Pays: Linear layers without activation between them (low-rank factors): one product where it has less
+    arithmetic.
     """
 
     name: str = "fold-weight-chain"
@@ -66,6 +69,8 @@ class AssociateRight:
 
     b is not stored transposed, and not both b and c are constant (`FoldWeightChain` is for that). Nothing is fused into
     the inner product and nothing else reads it; leading dimensions broadcast as before.
+
+    Pays: Chains of products whose inner result is the smaller one this way (linear attention).
     """
 
     name: str = "associate-right"
@@ -95,6 +100,8 @@ class AssociateLeft:
 
     The inner product is not taken transposed, and not both a and b are constant. Nothing is fused into the inner
     product and nothing else reads it; leading dimensions broadcast as before.
+
+    Pays: Chains of products whose inner result is the smaller one that way.
     """
 
     name: str = "associate-left"
@@ -124,6 +131,8 @@ class AddWeights:
 
     The sum is the add in the epilogue of the first product, which may have a bias before it; the second has nothing but
     a bias fused and no other reader. A and B are constant matrices, in whichever order they are stored.
+
+    Pays: Parallel linear branches of one input (LoRA beside its base layer).
     """
 
     name: str = "add-weights"
@@ -149,6 +158,8 @@ class JoinProducts:
     The sum is the add in the epilogue of the first product, which may have a bias before it; the second has nothing but
     a bias fused and no other reader. A and B are constant matrices, in whichever order they are stored; a and b have
     the same leading dimensions and differ (`AddWeights` is for equal ones).
+
+    Pays: Sums of two projections: one accumulation in place of two and a sum.
     """
 
     name: str = "join-products"
@@ -177,6 +188,8 @@ class SplitProduct:
 
     The concat runs along the last axis, has no epilogue and no other reader, and reads two computed tensors or more; W
     is a constant matrix. The sums are fused into the products, the first of which keeps bias and activation.
+
+    Pays: A product behind a concat (gates of recurrent cells): no copy.
     """
 
     name: str = "split-product"

@@ -18,6 +18,8 @@ class ShareEqual:
 
     Both nodes have the same operator, epilogue and operands (of a sum or product of tensors in any order), and the
     operator is pure. The graph does not return results of both.
+
+    Pays: Work written twice: exporters that repeat shape arithmetic, masks and projections.
     """
 
     name: str = "share-equal"

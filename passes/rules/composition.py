@@ -32,6 +32,9 @@ class PointwiseOfConvolution:
     The outer convolution has a constant 1x1 kernel, one group and no padding; the inner one has one group, a constant
     kernel, nothing but a constant bias behind it, and no other reader. The inner bias goes through W2; what follows the
     outer one stays.
+
+    Pays: A linear bottleneck or projection behind a convolution, where the product of both has less arithmetic
+    than the two.
     """
 
     name: str = "pointwise-of-convolution"
@@ -59,6 +62,8 @@ class ConvolutionOfPointwise:
     The inner convolution has a constant 1x1 kernel, one group, stride 1 and no padding, nothing but a constant bias
     behind it, and no other reader; the outer one has one group, a constant kernel that is larger than 1x1, and, where
     the inner one has a bias, no padding (which would be zero, not the bias). What follows the outer one stays.
+
+    Pays: A linear 1x1 in front of a convolution that widens little: one convolution in place of two.
     """
 
     name: str = "convolution-of-pointwise"
@@ -87,6 +92,8 @@ class FoldAffine:
     Scale s and shift t per channel are constants, nothing is fused into the scaling, and the convolution, whose kernel
     is constant and which may have groups, is its only reader and does not pad (padding would be zero, not t) unless t
     is known to be zero.
+
+    Pays: Batch normalisation or scaling in front of a convolution (pre-activation networks).
     """
 
     name: str = "fold-affine"

@@ -21,6 +21,8 @@ class ReciprocalScale:
 
     c is a constant of the model, of a floating-point type and nowhere zero. Exact where c is a power of two; elsewhere
     1 / c is rounded, and a result may differ by one and a half units in its last place.
+
+    Pays: Multiplication is cheaper than division, and folds into weights by the rules for scales.
     """
 
     name: str = "reciprocal-scale"
@@ -49,6 +51,8 @@ class NegatedShift:
     """x - c = x + (-c)
 
     c is constant and of a floating-point type. Exact.
+
+    Pays: Opens differences to the rules for sums and biases.
     """
 
     name: str = "negated-shift"
@@ -71,6 +75,8 @@ class CombineScales:
 
     Either scale may be a division. c and d are constant and of a floating-point type; nothing is fused into the inner
     scale, and nothing else reads it. One of two roundings goes.
+
+    Pays: Chains of scales: one pass less over memory.
     """
 
     name: str = "combine-scales"
@@ -104,6 +110,8 @@ class CombineShifts:
 
     Either shift may be a difference. c and d are constants of one shape and of a floating-point type; nothing is fused
     into the inner shift, and nothing else reads it.
+
+    Pays: Chains of shifts: one pass less over memory.
     """
 
     name: str = "combine-shifts"
@@ -134,6 +142,8 @@ class UnitScale:
     """x · 1 = x / 1 = x - 0 = x
 
     The constant is filled with the number, and nothing is fused into the node.
+
+    Pays: What other rules leave behind.
     """
 
     name: str = "unit-scale"
@@ -156,6 +166,8 @@ class ZeroShift:
     """x + 0 = x
 
     The constant is filled with zeros, and nothing is fused into the sum.
+
+    Pays: What other rules leave behind.
     """
 
     name: str = "zero-shift"
@@ -180,6 +192,8 @@ class DistributeScale:
 
     Likewise for division. c is a constant number; a and b are computed and have the type of their sum, into which
     nothing is fused and which nothing else reads.
+
+    Pays: A scale over a residual sum that folds into both branches' weights.
     """
 
     name: str = "distribute-scale"
@@ -213,6 +227,8 @@ class FactorScale:
 
     Likewise for division. c is the same constant number everywhere; nothing is fused into the scales, nothing but the
     sum reads them, and a and b have the type of the sum, which consists of nothing else.
+
+    Pays: Two scales become one.
     """
 
     name: str = "factor-scale"
@@ -246,6 +262,8 @@ class FlattenSums:
 
     Nothing is fused into the inner sum, nothing else reads it, and it is not broadcast. Sums are taken from left to
     right, so an inner sum that comes first keeps its roundings.
+
+    Pays: One pass over memory for a sum of several terms.
     """
 
     name: str = "flatten-sums"

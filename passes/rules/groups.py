@@ -23,6 +23,8 @@ class GroupConvolutions:
     the split's results, in their order, and is their only reader. The convolutions have the same attributes, kernel
     shape, dtype and epilogue; weights and biases are constant, and none adds another tensor. Groups that they have
     already add up.
+
+    Pays: Parallel branches over slices of channels (AlexNet's halves written out): one grouped convolution.
     """
 
     name: str = "group-convolutions"
@@ -56,6 +58,8 @@ class UngroupConvolution:
     """conv(x, W, groups) = concat(conv(a, W1), conv(b, W2), ...) where a, b, ... = split(x), W = concat(W1, W2, ...)
 
     There are at most four groups; weights and biases are constant, and the convolution adds no other tensor.
+
+    Pays: Devices whose grouped kernels are slower than a few dense ones.
     """
 
     name: str = "ungroup-convolution"

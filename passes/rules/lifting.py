@@ -34,6 +34,8 @@ class PoolOfConcat:
 
     The concat runs along batch or channels, nothing is fused into it or into the pooling, the pooling is its only
     reader, and its operands are computed.
+
+    Pays: Lets poolings be written in place or merged with branches; where a branch's pooling fuses.
     """
 
     name: str = "max-pool-of-concat"
@@ -61,6 +63,8 @@ class ConcatOfPools:
     The poolings are of one kind with the same attributes and epilogues without operands, read by the concat alone, each
     once; their inputs agree in size along all other axes. The concat runs along batch or channels, and nothing is fused
     into it.
+
+    Pays: One launch for several poolings of one kind.
     """
 
     name: str = "concat-of-pools"
@@ -87,6 +91,8 @@ class ActivationOfConcat:
 
     f is a node of its own into which nothing is fused and the only reader of the concat, into which nothing is fused
     either; its operands are computed, and one at least by a convolution, matmul or pooling that can take f in.
+
+    Pays: Lets each branch take the activation into its own store.
     """
 
     name: str = "activation-of-concat"
@@ -114,6 +120,8 @@ class ConcatOfActivations:
 
     The activations are nodes of their own of one kind with the same parameters, read by the concat alone, each once;
     nothing is fused into them or the concat.
+
+    Pays: One launch where no branch can take the activation in.
     """
 
     name: str = "concat-of-activations"
@@ -136,6 +144,8 @@ class SplitOfSplit:
 
     Both run along one axis, nothing is fused into them, nothing else reads a, and the graph does
     not return it.
+
+    Pays: Splits that merging leaves behind one another; needed for further merges.
     """
 
     name: str = "split-of-split"

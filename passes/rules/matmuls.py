@@ -16,6 +16,8 @@ class MergeMatMuls:
 
     Both store W the same way (transposed or not) and with the same leading dimensions, and have the same dtype and
     epilogue; weights and biases are constant, and neither adds another tensor. Widths may differ.
+
+    Pays: Query, key and value projections, also of unequal widths; heads that read one tensor.
     """
 
     name: str = "merge-matmuls"

@@ -19,6 +19,8 @@ class SplitOfConcat:
 
     Both run along one axis and have no epilogue; each bound of the split is a bound between operands. No result is
     empty or a constant alone. A result that spans several operands becomes their concat.
+
+    Pays: Concats and splits that merging leaves back to back.
     """
 
     name: str = "split-of-concat"
@@ -68,6 +70,8 @@ class ConcatOfSplit:
 
     The concat reads all results of the split one after another in their order; both run along one axis and have no
     epilogue.
+
+    Pays: A concat whose branches were all merged: it vanishes.
     """
 
     name: str = "concat-of-split"
@@ -100,6 +104,9 @@ class FlattenConcats:
     """concat(concat(a, b), c) = concat(a, b, c)
 
     Both run along one axis, the inner one has no epilogue and no other reader, and the graph does not return it.
+
+    Pays: Nested concats of two inputs (Inception as some exporters write it): one copy less, longer runs of
+    branches to merge.
     """
 
     name: str = "flatten-concats"
@@ -136,6 +143,8 @@ class ConcatOfBranches:
     their order (`ConcatOfSplit` is for that). The merged weights are put together at the split's bounds, so they can be
     put together in the concat's order instead. Nothing but the split, and concats of its results, reads the merged
     tensor, and all concats together read less than before.
+
+    Pays: A concat that reads merged branches in another order or beside others: fewer operands to copy.
     """
 
     name: str = "concat-of-branches"

@@ -19,6 +19,8 @@ class ConvolutionOfPad:
     """conv(pad(x, 0), W) = conv(x, W), with its padding wider by the pads
 
     The pads are zeros along height and width; nothing is fused into the padding. Any strides, dilation and groups.
+
+    Pays: Exporters that write padding as its own node (TensorFlow's): a copy of the tensor vanishes.
     """
 
     name: str = "convolution-of-pad"
@@ -38,6 +40,8 @@ class MaxPoolOfPad:
 
     The pads are minus infinity along height and width; nothing is fused into the padding. The pooling does not round
     its size up (whether a last window counts would then depend on where padding begins).
+
+    Pays: As convolution-of-pad.
     """
 
     name: str = "max-pool-of-pad"
@@ -58,6 +62,8 @@ class AvgPoolOfPad:
 
     The pads are zeros along height and width; nothing is fused into the padding. The pooling counts its own padding in
     the divisor or has none, and does not round its size up.
+
+    Pays: As convolution-of-pad.
     """
 
     name: str = "avg-pool-of-pad"

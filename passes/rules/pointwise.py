@@ -19,6 +19,8 @@ class ConvolutionAsMatMul:
     The convolution has one group, no padding, no dilation and a kernel of the size of x's plane (1x1 on a plane of 1x1
     is one), so its result's plane is 1x1; weights and biases are constant, and it adds no other tensor. The matrix is
     stored transposed: an output's weights are a row.
+
+    Pays: Classifiers written as convolutions (global kernels, 1x1 planes): matrix kernels are faster at batch 1.
     """
 
     name: str = "convolution-as-matmul"
@@ -51,6 +53,8 @@ class MatMulAsConvolution:
     """matmul(reshape(x), W) = reshape(conv(x, reshape(W))) where x[N,C,1,1] is reshaped to [N,C]
 
     W is a constant matrix, stored transposed or not; biases are constant, and the product adds no other tensor.
+
+    Pays: The way back: joins the layer to convolutions around it, or to their rules.
     """
 
     name: str = "matmul-as-convolution"
@@ -85,6 +89,8 @@ class PointwiseAsMatMul:
     The convolution has one group, stride 1, no padding and a constant kernel; its plane is larger than 1x1. Nothing but
     activations is fused into it (a bias would lie along the product's rows, which no epilogue has). The constant matrix
     stands on the left, so that x[N,C,H,W] is read as [N,C,H*W] as it lies in memory.
+
+    Pays: 1x1 convolutions on devices with faster matrix products than direct kernels.
     """
 
     name: str = "pointwise-as-matmul"
@@ -120,6 +126,8 @@ class MatMulAsPointwise:
 
     W is a constant matrix on the left; the right operand is not stored transposed, and nothing but activations is fused
     into the product.
+
+    Pays: The way back; lets products over planes merge with convolutions.
     """
 
     name: str = "matmul-as-pointwise"

@@ -32,6 +32,8 @@ class MaxPoolOfActivation:
     f never falls: relu, clip, leaky relu of a slope not below zero, sigmoid, tanh, exp, erf. It is a node of its own or
     the last step fused into the node before, which only the pooling reads; each window holds an element of x, so that
     no padding comes through.
+
+    Pays: The activation runs on fewer elements, or becomes free to fuse into the pooling.
     """
 
     name: str = "max-pool-of-activation"
@@ -69,6 +71,8 @@ class ActivationOfMaxPool:
     f never falls (see max-pool-of-activation). It is a node of its own, only reader of the pooling, into which nothing
     is fused; or it is the first step fused into the pooling. Each window holds an element of x. Only the pooling reads
     x, so that f can become part of the node that computes it.
+
+    Pays: Lets the activation fuse into the convolution in front of the pooling.
     """
 
     name: str = "activation-of-max-pool"
@@ -109,6 +113,8 @@ class AvgPoolOfPointwise:
     The convolution has one group, stride 1, no padding, a constant kernel, nothing but a constant bias behind it and no
     other reader. With a bias, padding does not count in the pooling's divisor (or there is none). Pooling first does
     not do more arithmetic.
+
+    Pays: Transition layers (DenseNet): the convolution runs on a plane that is smaller by the stride squared.
     """
 
     name: str = "avg-pool-of-pointwise"
@@ -139,6 +145,9 @@ class PointwiseOfAvgPool:
     The convolution has one group, stride 1, no padding, a constant kernel, and is the pooling's only reader; nothing is
     fused into the pooling. With a bias, padding does not count in the pooling's divisor (or there is none). What
     follows the bias stays at the end. The convolution first does not do more arithmetic.
+
+    Pays: Where the convolution narrows the tensor more than pooling shrinks it, and to reach rules of the other
+    order.
     """
 
     name: str = "pointwise-of-avg-pool"
@@ -188,6 +197,8 @@ class MaxPoolOfMaxPool:
 
     Neither pads, dilates, or rounds sizes up; on each axis the inner windows leave no gap (s1 <= k1) unless the outer
     window is one element long. Nothing is fused into the inner pooling, and nothing else reads it.
+
+    Pays: Stacked poolings (SPP blocks): one pass over memory.
     """
 
     name: str = "max-pool-of-max-pool"
@@ -206,6 +217,8 @@ class AvgPoolOfAvgPool:
 
     Neither pads, dilates, or rounds sizes up; on each axis the inner windows stand side by side (s1 = k1) unless the
     outer window is one element long. Nothing is fused into the inner pooling, and nothing else reads it.
+
+    Pays: Stacked averages: one pass over memory.
     """
 
     name: str = "avg-pool-of-avg-pool"

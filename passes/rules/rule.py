@@ -29,7 +29,8 @@ class Mismatch:
 class Rule(Protocol):
     """An equivalent graph substitution (first paper, section 3.1): a small frozen dataclass named by its equation.
 
-    The first line of its docstring is the equation. A rule holds no state, and its results depend on the graph alone:
+    Its docstring says all that a user asks: the first line is the equation, then come the side conditions, and last,
+    after ``Pays:``, where it pays. A rule holds no state, and its results depend on the graph alone:
     matches come in a deterministic order, and a set of interchangeable nodes is reported once. A match reads nothing
     beyond the anchor's neighbours and theirs (nodes are neighbours when they touch a common value; a chain of concats
     and splits counts as one node), so a search need only match again that close to a change. `rewrite` may look
@@ -54,6 +55,20 @@ class Rule(Protocol):
 def equation(rule: Rule) -> str:
     """What the rule says: the first line of its docstring."""
     return (inspect.getdoc(type(rule)) or rule.name).splitlines()[0]
+
+
+def conditions(rule: Rule) -> str:
+    """When the rule applies: its docstring between the equation and where it pays."""
+    return " ".join(_paragraphs(rule)[1:-1])
+
+
+def pays(rule: Rule) -> str:
+    """Where the rule pays: the last paragraph of its docstring."""
+    return _paragraphs(rule)[-1].removeprefix("Pays: ")
+
+
+def _paragraphs(rule: Rule) -> list[str]:
+    return [" ".join(part.split()) for part in (inspect.getdoc(type(rule)) or rule.name).split("\n\n")]
 
 
 def find(

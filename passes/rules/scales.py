@@ -35,6 +35,8 @@ class ScaleColumns:
     Likewise for division. W is a constant matrix, c a constant number or one number per column; b may be absent, and
     nothing else is fused into the product or reads it. Where the result is of rank 4, a bias lies along axis 1 and c
     has to be one number.
+
+    Pays: Scales behind a linear layer: none is left at run time.
     """
 
     name: str = "scale-columns"
@@ -82,6 +84,8 @@ class ScaleRows:
 
     Likewise for division. W is a constant matrix, c a constant number or one number per element of the last axis of x;
     nothing is fused into the scale, and nothing else reads it.
+
+    Pays: Scales in front of a linear layer: none is left at run time.
     """
 
     name: str = "scale-rows"
@@ -115,6 +119,8 @@ class ShiftIntoBias:
     Likewise for a difference. W is a constant matrix, c a constant with one number per element of the last axis of x;
     nothing is fused into the shift, nothing else reads it, and the result is not of rank 4, where a bias would not lie
     along the columns. b may be absent.
+
+    Pays: Shifts in front of a linear layer: none is left at run time.
     """
 
     name: str = "shift-into-bias"
@@ -150,6 +156,8 @@ class ScaleFactor:
 
     Likewise for division. c is a constant number, a and b are both computed at run time; nothing is fused into the
     product, and nothing else reads it.
+
+    Pays: The 1/sqrt(d) of attention, moved to the smaller tensor, from where it folds into a projection.
     """
 
     name: str = "scale-factor"
@@ -186,6 +194,8 @@ class ScaleResult:
 
     Likewise for division. c is a constant number, a and b are both computed at run time; nothing is fused into scale or
     product, and nothing else reads the scale.
+
+    Pays: The way back, where the result is the smaller tensor.
     """
 
     name: str = "scale-result"
@@ -219,6 +229,8 @@ class FoldNormScale:
     The layer normalisation runs over the last axis alone, its g and s (which may be absent) are constant, and nothing
     is fused into it. All that read it are products with constant matrices, which read it once, as their first operand;
     the graph does not return it. With s, the results are not of rank 4, where a bias would not lie along the columns.
+
+    Pays: Transformers: the gain and shift of layer normalisation move into the projections that read it.
     """
 
     name: str = "fold-norm-scale"

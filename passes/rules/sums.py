@@ -103,6 +103,8 @@ class SumOfConvolutions:
     and kernel shapes are the same, or both have one group and a frame of zeros makes their kernels one size (as in
     merge-enlarged-convolutions). Biases add up; what follows the sum stays. The sum is a node of its own, or a
     convolution's epilogue adds the other's result.
+
+    Pays: Re-parameterised networks (RepVGG's branches): one convolution in place of two and a sum.
     """
 
     name: str = "sum-of-convolutions"
@@ -143,6 +145,8 @@ class AbsorbIdentity:
     The convolution has one group, stride 1, a constant kernel, nothing but a constant bias behind it, and no reader but
     the sum; its window has an element exactly over the result's place on both axes (padding before x is a multiple of
     the dilation). The sum is a node of its own, or the convolution's epilogue adds x.
+
+    Pays: Re-parameterised networks and linear residual blocks: the sum and its traffic vanish.
     """
 
     name: str = "absorb-identity"
@@ -178,6 +182,8 @@ class SumAsConvolutionOfConcat:
     Both have one group, the same attributes, spatial kernel size and dtype, constant weights, nothing but a constant
     bias behind them, and no reader but the sum; a and b are different. Biases add up; what follows the sum stays. The
     sum is a node of its own, or a convolution's epilogue adds the other's result.
+
+    Pays: Sums of small projections of different tensors: one accumulation, where concats are free or cheap.
     """
 
     name: str = "sum-as-convolution-of-concat"
@@ -210,6 +216,9 @@ class ConvolutionOfConcat:
     The concat joins two tensors along the channels, has no epilogue, and the convolution is its only reader; the
     convolution has one group and a constant kernel, which is cut at the concat's bound. Its bias and all other steps
     follow the sum.
+
+    Pays: A concat read by one convolution alone: its copy vanishes, at the price of a sum (fused where the back
+    end adds in place).
     """
 
     name: str = "convolution-of-concat"

@@ -33,6 +33,8 @@ class TransposeOfElementwise:
 
     f is an activation, or a scale by a constant number; activations may be fused into it, none into the transpose.
     Nothing else reads f(x).
+
+    Pays: Brings transposes together, so that they cancel or fold into products.
     """
 
     name: str = "transpose-of-elementwise"
@@ -51,6 +53,8 @@ class ReshapeOfElementwise:
 
     f is an activation, or a scale by a constant number; activations may be fused into it, none into the reshape.
     Nothing else reads f(x).
+
+    Pays: Brings reshapes together; activations meet the node that can fuse them.
     """
 
     name: str = "reshape-of-elementwise"
@@ -69,6 +73,8 @@ class ElementwiseOfView:
 
     f is an activation, or a scale by a constant number; activations may be fused into it, none into the view. Nothing
     else reads what the view gives.
+
+    Pays: Lets activations fuse into the node in front of the view.
     """
 
     name: str = "elementwise-of-view"
@@ -95,6 +101,8 @@ class SoftmaxOfTranspose:
 
     The softmax runs along the axis that the transpose moves to its own. Nothing is fused into the transpose, nothing
     but activations into the softmax, and nothing else reads what the transpose gives.
+
+    Pays: Attention written with a transpose behind the scores: the copy moves to where it folds.
     """
 
     name: str = "softmax-of-transpose"
@@ -124,6 +132,8 @@ class CombineTransposed:
 
     f is a sum, difference, product or quotient of two tensors of one type, with nothing but activations fused. Both
     views are the same of operands of one type; nothing is fused into them, and f alone reads them.
+
+    Pays: Two copies become one.
     """
 
     name: str = "combine-transposed"
@@ -156,6 +166,8 @@ class FlipTransposedOperand:
 
     And the same from transposed to not; where q is the identity, no transpose is left. b is computed at run time;
     nothing is fused into its transpose, and nothing else reads it.
+
+    Pays: The key's transpose in attention: no copy of it is left.
     """
 
     name: str = "flip-transposed-operand"
@@ -186,6 +198,8 @@ class StoreTransposed:
     """matmul(x, W) = matmul(x, transpose(W), transposed)
 
     And back. W is a constant matrix. What another product with the same data stores alike can be merged with it.
+
+    Pays: Lets products whose weights are stored differently merge, and picks the kernel's better side.
     """
 
     name: str = "store-transposed"
@@ -214,6 +228,8 @@ class TransposeOfProduct:
 
     The transpose exchanges the last two axes alone. b is stored transposed, or a constant matrix. Nothing but
     activations is fused into the product, nothing into the transpose, and nothing else reads the product.
+
+    Pays: Transposes around products: the product gives the transposed result itself.
     """
 
     name: str = "transpose-of-product"
