@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from joulec.runtime.policies.dvfs import dvfs_policy
+from joulec.runtime.policies.frontier import FrontierPolicy
+from joulec.runtime.policies.guarded import GuardedPolicy
 from joulec.runtime.policies.paper import PaperPolicy
+from joulec.runtime.policies.paper_literal import PaperLiteralPolicy
 from joulec.runtime.policies.protocol import (
     Configuration,
     Decision,
@@ -16,11 +20,15 @@ from joulec.runtime.policies.protocol import (
     State,
     Telemetry,
 )
+from joulec.runtime.policies.windowed import WindowedPolicy
 
 __all__ = [
     "POLICIES",
     "Configuration",
     "Decision",
+    "FrontierPolicy",
+    "GuardedPolicy",
+    "PaperLiteralPolicy",
     "PaperPolicy",
     "Policy",
     "PolicyOptions",
@@ -29,6 +37,7 @@ __all__ = [
     "Space",
     "State",
     "Telemetry",
+    "WindowedPolicy",
     "make_policy",
 ]
 
@@ -50,8 +59,13 @@ class PolicyOptions:
 
 POLICIES: Mapping[str, Callable[[Space, PolicyOptions], Policy]] = {
     "paper": lambda space, options: PaperPolicy(space.at_full_clock(), cap_margin=options.cap_margin),
+    "windowed": lambda space, options: WindowedPolicy(space.at_full_clock(), cap_margin=options.cap_margin),
+    "frontier": lambda space, options: FrontierPolicy(
+        space, options.predictions or Predictions(), latency_slo_s=options.latency_slo_s
+    ),
+    "dvfs": lambda space, options: dvfs_policy(space, cap_margin=options.cap_margin),
 }
-"""Policies by name."""
+"""Policies by name. Each is wrapped in `GuardedPolicy`."""
 
 
 def make_policy(policy: str | Policy, space: Space, options: PolicyOptions | None = None) -> Policy:
@@ -64,4 +78,4 @@ def make_policy(policy: str | Policy, space: Space, options: PolicyOptions | Non
         return policy
     if policy not in POLICIES:
         raise ValueError(f"unknown policy {policy!r}; there are {', '.join(POLICIES)}")
-    return POLICIES[policy](space, options or PolicyOptions())
+    return GuardedPolicy(POLICIES[policy](space, options or PolicyOptions()), space)

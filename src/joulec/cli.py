@@ -42,6 +42,7 @@ from joulec.arguments import (
 )
 from joulec.commands_db import database
 from joulec.commands_reproduce import reproduce
+from joulec.commands_simulate import simulate
 from joulec.errors import INTERRUPTED, USER_ERROR
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 app.add_typer(database, name="db")
 app.add_typer(reproduce, name="reproduce")
+app.command()(simulate)
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer keeps the base of its usage errors to itself
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joulec.arguments import AsJson, catch, print_json
+from joulec.arguments import AsJson, Seed, catch, print_json
 
 if TYPE_CHECKING:
     from joulec.paper_tables import Figures
@@ -44,6 +44,29 @@ def energy_aware(
         print_json(tables_json(tables))
         return
     _show(tables)
+
+
+@reproduce.command("batchsizer")
+@catch
+def batchsizer(
+    policy: Annotated[str | None, typer.Option(help="paper, windowed, frontier or dvfs; all when left out.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw timelines on the axes of Figures 7 and 8 (.svg, .png).")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The twenty jobs of the paper on batch sizes (Table 2) on a model of its card, as in its Figures 5 to 8.
+
+    Example: joulec reproduce batchsizer --json
+    """
+    from joulec.commands_simulate import report_jobs
+    from joulec.options import OptionError
+    from joulec.runtime.simulator.suite import SIMULATED_POLICIES
+
+    if policy is not None and policy not in SIMULATED_POLICIES:
+        raise OptionError(f"unknown policy {policy!r}; there are {', '.join(SIMULATED_POLICIES)}")
+    report_jobs("paper", SIMULATED_POLICIES if policy is None else (policy,), seed, as_json=as_json, plot=plot)
 
 
 def _show(tables: Sequence[Table]) -> None:

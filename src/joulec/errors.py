@@ -26,6 +26,8 @@ _USER_ERRORS = (
     ("joulec.runtime.inputs", "InputError"),
     ("joulec.runtime.cap", "CapError"),
     ("joulec.runtime.metrics", "MetricsError"),
+    ("joulec.runtime.simulator.device", "DeviceError"),
+    ("joulec.runtime.simulator.traces", "TraceError"),
     ("joulec.options", "OptionError"),
 )
 
