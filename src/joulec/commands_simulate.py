@@ -32,7 +32,9 @@ def simulate(
     latency_slo: Annotated[
         float | None, typer.Option("--latency-slo", parser=quantity("s"), help="Slower batches are not allowed.")
     ] = None,
-    duration: Annotated[float, typer.Option("--duration", parser=quantity("s"), help="Device time.")] = 600.0,
+    duration: Annotated[
+        float | None, typer.Option("--duration", parser=quantity("s"), help="Device time; 600 s when left out.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the timeline into this file (.svg, .png).")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -41,11 +43,11 @@ def simulate(
 
     Example: joulec simulate --device p40.toml --power-cap 150W --policy frontier --seed 1
     """
-    from joulec.runtime.simulator.suite import SIMULATED_POLICIES, run_job
+    from joulec.runtime.simulator.suite import JOB_SECONDS, SIMULATED_POLICIES, run_job
 
     if policy is not None and policy not in SIMULATED_POLICIES:
         raise OptionError(f"unknown policy {policy!r}; there are {', '.join(SIMULATED_POLICIES)}")
-    if not duration > 0:
+    if duration is not None and not duration > 0:
         raise OptionError("--duration must be above 0")
     names = SIMULATED_POLICIES if policy is None else (policy,)
     if (device is None) == (jobs is None):
@@ -54,7 +56,7 @@ def simulate(
         report_jobs(jobs, names, seed, as_json=as_json, plot=plot)
         return
     job = _job(device, cap_trace, power_cap, request_trace)
-    results = run_job(job, names, seed=seed, duration_s=duration, latency_slo_s=latency_slo)
+    results = run_job(job, names, seed=seed, duration_s=duration or JOB_SECONDS, latency_slo_s=latency_slo)
     if plot is not None:
         _plot(results, plot)
     if as_json:
