@@ -12,7 +12,9 @@ import pytest
 from joulec.runtime import TensorInfo
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
+from nvml_device import gpu, nvml_library  # noqa: F401 - fixtures
 from runtime_support import Compiled, FakeClock, compile_library, entry, manifest, matmul_relu, plus_one
 
 
