@@ -11,6 +11,7 @@ from typing import TypeVar
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.meter import Meter, MeterError, Reading
 from joulec.runtime.cap import PowerCap
+from joulec.runtime.clocks import ClockError, ClockKnob
 from joulec.runtime.faults import FailedSizes, SensorHealth
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.policies import Configuration, Decision, Policy, Telemetry
@@ -43,6 +44,7 @@ class Governor:
         policy: decides under a cap.
         guard: the latency objective; None for none.
         uncapped: the size to run where there is no cap; the largest when None.
+        clocks: sets the device's clock to what the policy chose; None where it cannot be set.
         clock: monotonic seconds.
         sleep: waits for seconds, less when the session is closed.
         say: receives, once each, what the user should know.
@@ -58,6 +60,7 @@ class Governor:
         policy: Policy,
         guard: LatencyGuard | None,
         uncapped: int | None = None,
+        clocks: ClockKnob | None = None,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         say: Callable[[str], None],
@@ -70,6 +73,8 @@ class Governor:
         self._policy = policy
         self._guard = guard
         self._uncapped = uncapped or self._sizes[-1]
+        self._clocks = clocks
+        self._clock_hz: float | None = None
         self._clock = clock
         self._sleep = sleep
         self._say = say
@@ -100,9 +105,9 @@ class Governor:
         if self.cap is None:
             return Decision(Configuration(min(largest, self._uncapped)), "held", "there is no power cap")
         if not self._power_known:
-            return Decision(
-                Configuration(self._sizes[0]), "held", "power is not known, so the smallest batch size is kept"
-            )
+            slowest_hz = None if self._clocks is None else self._clocks.levels_hz[0]
+            safest = Configuration(self._sizes[0], clock_hz=slowest_hz)
+            return Decision(safest, "held", "power is not known, so the smallest batch size is kept")
         decision = self._policy.decision
         if decision.batch > largest:
             smaller = replace(decision.configuration, batch=largest)
@@ -131,9 +136,17 @@ class Governor:
         return self.decision.batch
 
     @property
+    def clock_hz(self) -> float | None:
+        """The clock that was set last, in hertz; None where the driver chooses."""
+        return self._clock_hz
+
+    @property
     def throttled(self) -> bool:
         """Whether even the smallest batch exceeds the cap, so that pauses must keep to it."""
-        return self.cap is not None and self._power_known and self._policy.decision.state == "smallest"
+        if self.cap is None or not self._power_known or self._policy.decision.batch != self._sizes[0]:
+            return False
+        exceeds = self._active_w is not None and self._active_w > self.cap.watts
+        return exceeds or self._policy.decision.state == "smallest"
 
     def change_cap(self, cap: PowerCap | None, meter: Meter | None) -> None:
         """From the next batch on another cap, and a meter where there was none. Any thread may call this."""
@@ -174,6 +187,7 @@ class Governor:
         """
         self._take_cap()
         cap_w = self.cap.current(self.now_s) if self.cap else None
+        self._set_clock(self.decision.configuration.clock_hz)
         self._open(size)
         start_s = self._clock()
         try:
@@ -195,6 +209,18 @@ class Governor:
             else:
                 self._settle_window(window, self._meter, busy_s, cap_w)
         return result
+
+    def _set_clock(self, clock_hz: float | None) -> None:
+        """Change the clock, and begin a new window with it; where that fails, go on without this knob."""
+        if self._clocks is None or clock_hz == self._clock_hz:
+            return
+        self.abandon()
+        try:
+            self._clocks.set(clock_hz)
+            self._clock_hz = clock_hz
+        except ClockError as error:
+            self._clocks, self._clock_hz = None, None
+            self._say_once("clocks", f"{error}; the clock stays as it is, the batch size alone is chosen")
 
     def rest(self) -> None:
         """After a batch, and after its answers were delivered: pause where the cap demands it."""
@@ -292,7 +318,7 @@ class Governor:
         if size == self._sizes[0]:
             self._active_w = active_w
         telemetry = Telemetry(
-            None if size is None else Configuration(size),
+            None if size is None else Configuration(size, clock_hz=self._clock_hz),
             power_w=active_w,
             peak_w=peak_w,
             t_s=self.now_s,
@@ -301,9 +327,11 @@ class Governor:
             batch_s=window.busy_s / window.batches,
             items=window.items,
             largest=self._largest if self._largest < self._sizes[-1] else None,
+            latency_s=window.longest_s,
+            sensor_window_s=0.0 if self._meter is None else self._meter.window_s,
         )
         decision = self._policy.step(telemetry, cap_w)
-        if decision.state == "smallest":
+        if self.throttled:
             self._say_once(
                 "smallest",
                 f"even the smallest batch size, {decision.batch}, draws {active_w:.4g} W, more than the cap of "
@@ -311,6 +339,10 @@ class Governor:
             )
         else:  # the fault has ended; another one is said anew
             self._said -= {"smallest", "idle"}
+            if decision.fault is not None:
+                self._say_once("fault", decision.fault)
+        if decision.fault is None:
+            self._said.discard("fault")
 
     def _owed_s(self, busy_s: float, cap_w: float) -> float:
         """Pause after a batch that brings the mean power over both down to the cap."""
@@ -360,6 +392,7 @@ class Governor:
     def _account(self, window: Window, size: int, items: int, busy_s: float) -> None:
         window.batches += 1
         window.items += items
+        window.longest_s = max(window.longest_s, busy_s)
         window.busy_by_size[size] = window.busy_by_size.get(size, 0.0) + busy_s
         work = self._work(size)
         if work is not None:

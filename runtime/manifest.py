@@ -154,6 +154,12 @@ class Entry:
         for name, value in asdict(self.work).items():
             _require(math.isfinite(value) and value >= 0, f"work.{name} must be a finite number >= 0, not {value}")
 
+    @property
+    def best_known(self) -> Budget | None:
+        """What a call costs: as measured where time and energy both are, else as predicted."""
+        measured = self.measured
+        return measured if measured is not None and measured.time_s and measured.energy_j else self.predicted
+
     @staticmethod
     def from_json(data: object, where: str) -> Entry:
         """Read one back; raises ManifestError."""

@@ -12,6 +12,7 @@ from joulec.profiler.candidate import NO_WORK, Work
 from joulec.runtime.inputs import InputError, as_array, bind, check_rows
 from joulec.runtime.model import Model
 from joulec.runtime.packing import ALIGNMENT, Packer
+from joulec.runtime.policies import Configuration, Prediction, Predictions
 from joulec.runtime.request import Outputs, Part, Request, Signature, count_rows, divide, signature_of
 from joulec.runtime.rows import split
 
@@ -33,6 +34,10 @@ class Runner(Protocol):
     sizes: tuple[int, ...]
     uncapped: int
     threads: int | None
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """What is expected of each size; None where that is not known of all."""
 
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         """A request's arrays, its number of rows and what it may share a batch with.
@@ -83,6 +88,21 @@ class ModelRunner:
         likes = [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in model.manifest.entries[0].inputs]
         self._packer = Packer(likes, model.batch_sizes[-1], ALIGNMENT)
 
+    @property
+    def predictions(self) -> Predictions | None:
+        """From the artifact: as measured, else as the search expects."""
+        entries = {}
+        for size in self.sizes:
+            calls = [(batch, 1) for batch, _ in self._calls(size, size)] if self._model.batched else []
+            budgets = [self._model.entry(batch).best_known for batch, _ in calls]
+            known = [(budget.time_s, budget.energy_j) for budget in budgets if budget is not None]
+            times = [time_s for time_s, energy_j in known if time_s and energy_j]
+            joules = [energy_j for time_s, energy_j in known if time_s and energy_j]
+            if not times or len(times) < len(calls):
+                return None
+            entries[Configuration(size)] = Prediction(sum(times), sum(joules) / sum(times))
+        return Predictions(entries)
+
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         arrays = bind(self._model.input_names, inputs, named)
         if not self._model.batched:
@@ -125,6 +145,7 @@ class CallableRunner:
     """Any callable that maps a batch to a batch."""
 
     threads: int | None = None
+    predictions: Predictions | None = None
 
     def __init__(
         self,

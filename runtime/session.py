@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from joulec.profiler.candidate import Work
 from joulec.profiler.meter import Meter
-from joulec.profiler.meters.choose import choose_meter
+from joulec.profiler.meters.choose import DeviceKind, choose_meter
 from joulec.runtime.cap import CapSource, PowerCap
+from joulec.runtime.clocks import ClockError, ClockKnob, NvmlClocks
 from joulec.runtime.governor import Governor
 from joulec.runtime.inputs import InputError
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.metrics import LatencyHistogram
 from joulec.runtime.model import Model
-from joulec.runtime.policies import Decision, Policy, PolicyOptions, Space, make_policy
+from joulec.runtime.policies import POLICIES, Decision, Policy, PolicyOptions, Predictions, Space, make_policy
 from joulec.runtime.queue import Outcomes, QueueClosed, RequestQueue, WhenFull
 from joulec.runtime.request import Part, Request, count_rows
 from joulec.runtime.runner import CallableRunner, ModelRunner, Runner
@@ -31,6 +32,12 @@ _log = logging.getLogger(__name__)
 
 class SessionClosed(QueueClosed):
     """The session was closed before the request was computed."""
+
+
+def default_policy(predictions: Predictions | None) -> str:
+    """``frontier`` where there are predictions, else ``windowed``."""
+    wanted = ("frontier", "windowed", "paper") if predictions is not None else ("windowed", "paper")
+    return next(name for name in wanted if name in POLICIES)
 
 
 class Session:
@@ -47,7 +54,11 @@ class Session:
             change, or of a trace ``t_s,cap_w`` (``.csv``); None for no cap.
         meter: a meter; or ``auto``, ``nvml``, ``rapl``, ``estimate`` or ``scripted:FILE``; None for ``auto`` where
             there is a cap and for none otherwise. A meter given as an object stays the caller's to close.
-        policy: a policy or its name.
+        policy: a policy or its name; None for `frontier` where there are predictions, else `windowed`.
+        predictions: what the policy `frontier` expects of each configuration; the model's own when None.
+        clocks: sets the device's clock, for policies that choose it too; or ``nvml`` for the GPU's through NVML, whose
+            lack of the right to do so is said and the clock left alone; None leaves clocks alone. An object stays the
+            caller's to close.
         cap_margin: the policy keeps power within [cap_margin x cap, cap] (the paper's alpha).
         latency_slo_s: batch sizes that take longer are not used.
         batch_sizes: sizes to choose from; the model's, or powers of two up to 64 for a callable, when None.
@@ -70,7 +81,9 @@ class Session:
         *,
         power_cap_w: CapSource | None = None,
         meter: Meter | str | None = None,
-        policy: str | Policy = "paper",
+        policy: str | Policy | None = None,
+        predictions: Predictions | None = None,
+        clocks: ClockKnob | Literal["nvml"] | None = None,
         cap_margin: float = 0.8,
         latency_slo_s: float | None = None,
         batch_sizes: Sequence[int] | None = None,
@@ -98,7 +111,16 @@ class Session:
         self._stop = threading.Event()
         self._max_wait_s = max_wait_s
         self._guard = LatencyGuard(self._sizes, latency_slo_s) if latency_slo_s is not None else None
-        chosen = make_policy(policy, Space(self._sizes), PolicyOptions(cap_margin))
+        self._own_clocks: NvmlClocks | None = None
+        knob = self._find_clocks(clocks)
+        expected = predictions or self._runner.predictions
+        space = Space(self._sizes, clocks_hz=(None,) if knob is None else knob.levels_hz)
+        covered = expected if expected is not None and any(one in expected.entries for one in space) else None
+        chosen = make_policy(
+            default_policy(covered) if policy is None else policy,
+            space,
+            PolicyOptions(cap_margin, expected, latency_slo_s),
+        )
         cap = None if power_cap_w is None else PowerCap(power_cap_w, warn=self._say)
         self._own_meter: Meter | None = None
         self._governor = Governor(
@@ -109,6 +131,7 @@ class Session:
             policy=chosen,
             guard=self._guard,
             uncapped=self._runner.uncapped,
+            clocks=knob,
             clock=clock,
             sleep=sleep or self._sleep,
             say=self._say,
@@ -128,10 +151,22 @@ class Session:
         if name.startswith("scripted:"):
             self._own_meter = read_script(name.removeprefix("scripted:"))
             return self._own_meter
-        chosen = choose_meter(name, threads=self._runner.threads)
+        kind: DeviceKind = "cuda" if name == "nvml" else "cpu"  # a callable may run on either
+        if kind == "cuda" and isinstance(self._runner, ModelRunner):
+            self._say("the model runs on the CPU, and the meter nvml reads the power of GPU 0")
+        chosen = choose_meter(name, device_kind=kind, threads=self._runner.threads)
         _log.info("meter: %s", chosen.why)
         self._own_meter = chosen.meter
         return chosen.meter
+
+    def _find_clocks(self, clocks: ClockKnob | Literal["nvml"] | None) -> ClockKnob | None:
+        if clocks != "nvml":
+            return clocks
+        try:
+            self._own_clocks = NvmlClocks()
+        except ClockError as error:
+            self._say(f"{error}; the clock stays as it is, the other knobs are used")
+        return self._own_clocks
 
     def submit(self, /, *inputs: object, deadline_s: float | None = None, **named: object) -> Future[Any]:
         """Queue a request.
@@ -306,6 +341,9 @@ class Session:
         if self._own_meter is not None:
             self._own_meter.close()
             self._own_meter = None
+        if self._own_clocks is not None:
+            self._own_clocks.close()
+            self._own_clocks = None
 
     def __enter__(self) -> Self:
         return self

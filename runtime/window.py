@@ -30,6 +30,7 @@ class Window:
     idle_s: float = 0.0
     pause_s: float = 0.0
     metered: bool = True
+    longest_s: float = 0.0
     work: Work = NO_WORK
 
     @property

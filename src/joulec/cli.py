@@ -225,7 +225,10 @@ def run(
     cap_file: Annotated[
         Path | None, typer.Option(help="File that holds the cap and may change, or a trace t_s,cap_w (.csv).")
     ] = None,
-    policy: Annotated[str, typer.Option(help="Batch-size policy.")] = "paper",
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Policy; default: frontier where the artifact has predictions, else windowed."),
+    ] = None,
     cap_margin: Annotated[float, typer.Option(min=0.0, max=1.0, help="Power is kept in [margin·cap, cap].")] = 0.8,
     latency_slo: Annotated[
         float | None,

@@ -18,7 +18,7 @@ from joulec.profiler.meters.choose import choose_meter
 from joulec.runtime.drive import drive
 from joulec.runtime.inputs import InputError
 from joulec.runtime.model import Model, load
-from joulec.runtime.policies import PolicyOptions, Space, make_policy
+from joulec.runtime.policies import POLICIES
 
 _Array = npt.NDArray[Any]
 
@@ -33,7 +33,7 @@ class RunOptions:
     print_time: bool = False
     power_cap_w: float | None = None
     cap_file: Path | None = None
-    policy: str = "paper"
+    policy: str | None = None
     cap_margin: float = 0.8
     latency_slo_s: float | None = None
     duration_s: float | None = None
@@ -74,10 +74,10 @@ def _check(options: RunOptions) -> None:
         if options.outputs is not None or options.print_time:
             name = "--outputs" if options.outputs is not None else "--print-time"
             raise OptionError(f"{name} goes with a single run, not with --duration")
-        try:
-            make_policy(options.policy, Space((1,)), PolicyOptions(options.cap_margin))
-        except ValueError as error:
-            raise OptionError(str(error)) from error
+        if options.policy is not None and options.policy not in POLICIES:
+            raise OptionError(f"unknown policy {options.policy!r}; there are {', '.join(POLICIES)}")
+        if not 0 < options.cap_margin <= 1:
+            raise OptionError(f"--cap-margin must lie in (0, 1], not {options.cap_margin:g}")
         return
     if options.power_cap_w is not None or options.cap_file is not None:
         raise OptionError("a power cap needs --duration: how long to run beneath it, e.g. --duration 20s")
@@ -133,6 +133,7 @@ def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, 
 
 def _session(model: Model, given: list[_Array] | None, options: RunOptions) -> dict[str, Any]:
     assert options.duration_s is not None
+    clocks = "nvml" if options.policy == "dvfs" and options.meter == "nvml" else None
     cap = options.cap_file if options.cap_file is not None else options.power_cap_w
     result = drive(
         model,
@@ -142,6 +143,7 @@ def _session(model: Model, given: list[_Array] | None, options: RunOptions) -> d
         power_cap_w=cap,
         meter=options.meter,
         policy=options.policy,
+        clocks=clocks,
         cap_margin=options.cap_margin,
         latency_slo_s=options.latency_slo_s,
         metrics_port=options.metrics_port,
