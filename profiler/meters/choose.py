@@ -12,6 +12,8 @@ from joulec.profiler.cpu import cpu_facts, default_threads
 from joulec.profiler.meter import Meter, MeterError
 from joulec.profiler.meters.estimate import EstimateMeter, load_constants
 from joulec.profiler.meters.rapl import POWERCAP_ROOT, RaplMeter
+from joulec.profiler.meters.recorded import RecordingMeter, ReplayMeter, start_recording
+from joulec.profiler.meters.zeus import ZeusMeter
 
 if TYPE_CHECKING:
     from joulec.profiler.meters.nvml_check import SensorChoice
@@ -49,7 +51,8 @@ def choose_meter(
     """Open the meter named, or for ``auto`` the device's sensor where it can be read and else the estimate.
 
     Args:
-        name: ``auto``, ``nvml``, ``rapl`` or ``estimate``.
+        name: ``auto``, ``nvml``, ``rapl``, ``zeus`` (AMD, Apple, Jetson), ``estimate``, ``record:FILE`` (what ``auto``
+            finds, recorded) or ``replay:FILE``.
         device_kind: what is to be measured; RAPL sees CPUs alone, NVML sees GPUs alone.
         index: which GPU.
         threads: busy threads, for the estimate; all that the process may use when omitted.
@@ -60,8 +63,26 @@ def choose_meter(
     Raises:
         MeterError: a meter named is unknown, does not measure this kind of device, or is not there.
     """
+    kind, _, file = name.partition(":")
+    if kind in ("record", "replay"):
+        if not file:
+            raise MeterError(f"--meter {kind} needs a file: {kind}:FILE")
+        if kind == "replay":
+            replay = partial(ReplayMeter, Path(file))
+            return ChosenMeter(replay(), f"replay: windows recorded in {file}", replay)
+        inner = choose_meter(
+            device_kind=device_kind, index=index, threads=threads, rapl_root=rapl_root,
+            constants_file=constants_file, check_gpu=check_gpu,
+        )  # fmt: skip
+        start_recording(Path(file), inner.meter)
+        recording = partial(_recording, inner.factory, Path(file))
+        return ChosenMeter(RecordingMeter(inner.meter, Path(file)), f"{inner.why}; recorded in {file}", recording)
+    if name == "zeus":
+        zeus = partial(ZeusMeter, index)
+        return ChosenMeter(zeus(), "zeus: asked for", zeus)
     if name not in ("auto", "nvml", "rapl", "estimate"):
-        raise MeterError(f"there is no meter `{name}`; choose auto, nvml, rapl or estimate")
+        known = "auto, nvml, rapl, zeus, estimate, record:FILE or replay:FILE"
+        raise MeterError(f"there is no meter `{name}`; choose {known}")
     sensor = _SENSORS[device_kind]
     if name in ("nvml", "rapl") and name != sensor:
         raise MeterError(f"the meter {name} does not measure a {device_kind} target; choose auto, {sensor} or estimate")
@@ -82,6 +103,10 @@ def choose_meter(
     estimate = partial(EstimateMeter, constants)
     why = f"estimate ({constants.target_class} constants, orders of magnitude)"
     return ChosenMeter(estimate(), f"{why}: {missing or 'asked for'}", estimate)
+
+
+def _recording(factory: Callable[[], Meter], file: Path) -> Meter:
+    return RecordingMeter(factory(), file)
 
 
 def _sensor_factory(

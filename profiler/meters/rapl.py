@@ -14,6 +14,8 @@ from joulec.profiler.meter import MeterError, Reading
 
 POWERCAP_ROOT = Path("/sys/class/powercap")
 _PACKAGE = re.compile(r"intel-rapl:\d+")
+_STEP_S = 1e-3
+"""The counters step about once a millisecond: both ends of a window together are off by less, most of the time."""
 _HIGHEST_PACKAGE_W = 1000.0
 """No package draws more for long: how soon a counter can come round to where it was."""
 
@@ -150,7 +152,8 @@ class RaplMeter:
         used_uj = 0
         for domain, first, last in zip(self.domains, before, after, strict=True):
             used_uj += last - first if last >= first else last - first + domain.range_uj + 1
-        return Reading(seconds, used_uj * 1e-6, self.source)
+        spread = _STEP_S / seconds if seconds > 0 else None
+        return Reading(seconds, used_uj * 1e-6, self.source, spread=spread)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -237,7 +237,7 @@ def run(
     duration: Annotated[
         float | None, typer.Option("--duration", parser=quantity("s"), help="Keep it busy this long, e.g. 20s.")
     ] = None,
-    meter: Annotated[str | None, typer.Option(help="auto, rapl, nvml, estimate or scripted:FILE.")] = None,
+    meter: Annotated[str | None, typer.Option(help="As of compile; or scripted:FILE.")] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 
 import meter_contract
 import pytest
@@ -18,6 +19,7 @@ from joulec.profiler.meters import (
     estimate_energy_j,
     load_constants,
 )
+from joulec.profiler.meters.recorded import RecordingMeter, ReplayMeter, start_recording
 
 JOULE_A_FLOP = EnergyConstants("test", 0.0, 1.0, 0.0, 0.0, 0.0)
 
@@ -292,3 +294,90 @@ def test_the_factory_opens_the_same_meter_in_another_process(powercap, name):
     assert (copy.name, copy.source) == (chosen.meter.name, chosen.meter.source)
     copy.begin()
     assert copy.end(Work(1.0, 0.0)).joules >= 0
+
+
+# Recording and replaying
+
+
+class ReplayRig(meter_contract.Rig):
+    """Windows recorded from the estimate, replayed for the same work."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.file = folder / "windows.jsonl"
+        recorded, inner = EstimateRig(), None
+        inner = recorded.make()
+        start_recording(self.file, inner)
+        recording = RecordingMeter(inner, self.file)
+        for joules in (5.0, 8.0, 2.0):
+            recording.begin()
+            recording.end(replace(recorded.spend(0.2, joules), dram_bytes=joules * joules))
+        recording.begin()
+        recording.end()
+
+    def make(self):
+        return ReplayMeter(self.file, self.clock)
+
+    def spend(self, seconds, joules):
+        self.now_s += seconds
+        return Work(joules, joules * joules)
+
+
+REPLAYED = [check for check in meter_contract.CHECKS if check is not meter_contract.says_what_it_is]
+
+
+@pytest.mark.parametrize("check", REPLAYED, ids=lambda check: check.__name__)
+def test_a_replay_keeps_the_contract(check, tmp_path):
+    check(ReplayRig(tmp_path))
+
+
+@pytest.mark.parametrize("check", meter_contract.CHECKS, ids=lambda check: check.__name__)
+def test_a_recording_meter_keeps_the_contract(check, tmp_path):
+    class Recorded(RaplRig):
+        def make(self):
+            meter = super().make()
+            start_recording(tmp_path / "windows", meter)
+            return RecordingMeter(meter, tmp_path / "windows")
+
+    check(Recorded(tmp_path / "powercap"))
+
+
+def test_what_is_recorded_is_replayed_by_name(tmp_path, powercap):
+    file = tmp_path / "windows.jsonl"
+    recording = choose_meter(f"record:{file}", rapl_root=powercap)
+    assert (recording.meter.name, recording.meter.source) == ("rapl", "rapl")
+    assert recording.why.endswith(f"recorded in {file}")
+    for meter, work in ((recording.meter, Work(1.0, 2.0)), (pickle.loads(pickle.dumps(recording.factory))(), NO_WORK)):
+        meter.begin()
+        meter.end(work)
+    replay = choose_meter(f"replay:{file}")
+    assert (replay.meter.source, replay.meter.recorded) == ("replay", "rapl")
+    replay.meter.begin()
+    assert replay.meter.end(Work(10.0, 20.0)).joules == 0.0
+    replay.meter.begin()
+    with pytest.raises(MeterError, match="no window of such work"):
+        replay.meter.end(Work(1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no recording"),
+        ("{", "cannot read"),
+        ("[]\n", "no recording"),
+        ('{"joulec_meter": "rapl", "window_s": 1}\n', "holds no windows"),
+        ('{"joulec_meter": "rapl", "window_s": 1}\n{"seconds": 1}\n', "no recording"),
+    ],
+)
+def test_a_broken_recording_is_refused(tmp_path, text, message):
+    file = tmp_path / "windows"
+    file.write_text(text)
+    with pytest.raises(MeterError, match=message):
+        choose_meter(f"replay:{file}")
+
+
+def test_a_recording_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(MeterError, match="cannot record to"):
+        choose_meter(f"record:{tmp_path}/none/windows", rapl_root=tmp_path)
+    with pytest.raises(MeterError, match="needs a file"):
+        choose_meter("replay")
