@@ -118,7 +118,9 @@ Costs = Annotated[
         "Default: your own database."
     ),
 ]
-MeterName = Annotated[str, typer.Option("--meter", help="auto, rapl, nvml or estimate.")]
+MeterName = Annotated[
+    str, typer.Option("--meter", help="auto, rapl, nvml, zeus, estimate, record:FILE or replay:FILE.")
+]
 ProtocolName = Annotated[Protocol, typer.Option(help="How candidates are measured.")]
 MaxError = Annotated[float | None, typer.Option(help="Largest relative error that verification accepts.")]
 Exclude = Annotated[

@@ -43,6 +43,7 @@ from joulec.arguments import (
 from joulec.commands_db import database
 from joulec.commands_reproduce import reproduce
 from joulec.commands_simulate import simulate
+from joulec.commands_sweep import sweep
 from joulec.errors import INTERRUPTED, USER_ERROR
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ app = typer.Typer(
 app.add_typer(database, name="db")
 app.add_typer(reproduce, name="reproduce")
 app.command()(simulate)
+app.command()(sweep)
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer keeps the base of its usage errors to itself
 

@@ -1,0 +1,104 @@
+"""The driver of ``joulec sweep``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from joulec.options import OptionError
+from joulec.profiler.meter import Meter
+from joulec.profiler.meters.choose import choose_meter
+from joulec.profiler.power import idle_power_w
+from joulec.runtime.model import Model, load
+from joulec.runtime.scripted import read_script
+from joulec.runtime.sweep import CpuUtilization, sweep_size
+
+_WARM_UP_S = 0.2
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What ``joulec sweep`` was asked for; see its help."""
+
+    batch_sizes: Sequence[int] | None = None
+    trace: Sequence[int] = ()
+    duration_s: float = 3.0
+    meter: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+
+
+def sweep_artifact(
+    path: Path, options: SweepOptions, progress: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """Run an artifact's batch sizes one after another.
+
+    Returns:
+        ``meter``, ``power_source``, ``idle_power_w``, ``sizes`` (one mapping each) and ``traces`` by batch size.
+
+    Raises:
+        ArtifactError: the artifact cannot be read.
+        OptionError: a batch size asked for was not compiled.
+        MeterError: the meter asked for is not to be had, or failed.
+    """
+    with load(path, threads=options.threads) as model:
+        sizes = _known(model, options.batch_sizes or model.batch_sizes, "--batch-sizes")
+        traced = _known(model, options.trace, "--trace")
+        meter, why = _meter(options.meter, model.threads)
+        try:
+            return _sweep(model, sorted({*sizes, *traced}), traced, meter, why, options, progress)
+        finally:
+            meter.close()
+
+
+def _known(model: Model, sizes: Sequence[int], option: str) -> list[int]:
+    for size in sizes:
+        if size not in model.batch_sizes:
+            compiled = ", ".join(map(str, model.batch_sizes))
+            raise OptionError(f"{option}: batch size {size} was not compiled; there are {compiled}")
+    return sorted(set(sizes))
+
+
+def _meter(name: str, threads: int) -> tuple[Meter, str]:
+    if name.startswith("scripted:"):
+        return read_script(name.removeprefix("scripted:")), f"simulated: {name}"
+    chosen = choose_meter(name, threads=threads)
+    return chosen.meter, chosen.why
+
+
+def _sweep(
+    model: Model,
+    sizes: Sequence[int],
+    traced: Sequence[int],
+    meter: Meter,
+    why: str,
+    options: SweepOptions,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    idle_w = idle_power_w(meter)
+    utilization = CpuUtilization()
+    found, traces = [], {}
+    for size in sizes:
+        progress(f"batch size {size}")
+        arrays = model.random_inputs(size, options.seed)
+        warm_s = time.perf_counter() + _WARM_UP_S
+        model.run_batch(size, arrays)
+        while time.perf_counter() < warm_s:
+            model.run_batch(size, arrays)
+        result = sweep_size(
+            lambda size=size, arrays=arrays: model.run_batch(size, arrays),  # type: ignore[misc]
+            size,
+            meter,
+            duration_s=options.duration_s,
+            work=model.work(size),
+            utilization=utilization,
+        )
+        row = asdict(result)
+        slots = row.pop("slots")
+        found.append(row)
+        if size in traced:
+            traces[str(size)] = slots
+    return {"meter": why, "power_source": meter.source, "idle_power_w": idle_w, "sizes": found, "traces": traces}
