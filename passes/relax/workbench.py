@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import tvm
 
@@ -28,9 +28,11 @@ from joulec.profiler.candidate import Candidate
 from joulec.profiler.cpu import cpu_facts, default_threads
 from joulec.profiler.device import DeviceIdentity, local_cpu
 from joulec.profiler.harness import Harness, Limits, profile
+from joulec.profiler.memory import worker_memory_bytes
 from joulec.profiler.meters.choose import ChosenMeter, choose_meter
 from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j, load_constants
 from joulec.profiler.protocol import PROTOCOLS
+from joulec.profiler.retry import RetryingStore
 from joulec.profiler.roofline import cpu_roofline
 
 ROOFLINE_COSTS = "model"
@@ -46,6 +48,7 @@ class Setup:
     meter: str = "auto"
     protocol: str = "adaptive"
     exclude_algorithms: tuple[str, ...] = ()
+    retry_failed: bool = False
 
 
 @dataclass
@@ -106,6 +109,8 @@ class Workbench:
             excluded=frozenset(setup.exclude_algorithms),
         )
         store = None if roofline_only else open_store(setup.costs)
+        if store is not None and setup.retry_failed:
+            store = cast(CostStore, RetryingStore(store))
         return Workbench(setup, target, device, meter, backend, store)
 
     @property
@@ -160,7 +165,11 @@ class Workbench:
         if self._harness is None:
             protocol = PROTOCOLS[self.setup.protocol]
             self._harness = Harness(
-                self.store, self.meter.factory, protocol=protocol, threads=self.target.threads, limits=Limits()
+                self.store,
+                self.meter.factory,
+                protocol=protocol,
+                threads=self.target.threads,
+                limits=Limits(memory_bytes=worker_memory_bytes()),
             )
 
         def wanted(candidate: Candidate) -> bool:

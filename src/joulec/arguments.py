@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from joulec import interrupts
 from joulec.errors import OUR_ERROR, exit_code
 from joulec.quantities import QuantityError, Unit, parse_quantity
 
@@ -74,6 +75,7 @@ def _fail(error: BaseException) -> None:
     code = exit_code(error)
     text = str(error) or type(error).__name__
     if isinstance(error, KeyboardInterrupt):
+        interrupts.said()
         text = "interrupted; what was measured is kept"
     elif code == OUR_ERROR and not type(error).__module__.startswith("joulec."):
         text = f"{type(error).__name__}: {text} (JOULEC_TRACEBACK=1 shows where)"
@@ -122,6 +124,7 @@ MeterName = Annotated[
     str, typer.Option("--meter", help="auto, rapl, nvml, zeus, estimate, record:FILE or replay:FILE.")
 ]
 ProtocolName = Annotated[Protocol, typer.Option(help="How candidates are measured.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Measure again what failed in an earlier run.")]
 MaxError = Annotated[float | None, typer.Option(help="Largest relative error that verification accepts.")]
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude-algorithm", help="Algorithm family not to use; may be repeated.")

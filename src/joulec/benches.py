@@ -69,6 +69,7 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
             meter=options.meter,
             protocol=options.protocol,
             exclude_algorithms=tuple(options.exclude_algorithms),
+            retry_failed=options.retry_failed,
         )
     )
     bench.on_batch = progress.batch

@@ -30,6 +30,7 @@ from joulec.arguments import (
     Objective,
     Protocol,
     ProtocolName,
+    RetryFailed,
     SearchTime,
     Seed,
     Target,
@@ -45,6 +46,7 @@ from joulec.commands_reproduce import reproduce
 from joulec.commands_simulate import simulate
 from joulec.commands_sweep import sweep
 from joulec.errors import INTERRUPTED, USER_ERROR
+from joulec.interrupts import end_on_interrupt
 
 app = typer.Typer(
     name="joulec",
@@ -83,6 +85,7 @@ def compile(
     protocol: ProtocolName = Protocol.adaptive,
     max_error: MaxError = None,
     exclude_algorithm: Exclude = None,
+    retry_failed: RetryFailed = False,
     search_time: SearchTime = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -100,6 +103,7 @@ def compile(
         target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance,
         bound_method=bound_method.value, costs=costs, meter=meter,
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
+        retry_failed=retry_failed,
         search_time_s=search_time, seed=seed, threads=threads,
     )  # fmt: skip
     from joulec.compiler import compile_model
@@ -137,6 +141,7 @@ def optimize(
     protocol: ProtocolName = Protocol.adaptive,
     max_error: MaxError = None,
     exclude_algorithm: Exclude = None,
+    retry_failed: RetryFailed = False,
     search_time: SearchTime = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -160,6 +165,7 @@ def optimize(
         target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance,
         bound_method=bound_method.value, costs=costs, meter=meter,
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
+        retry_failed=retry_failed,
         search_time_s=search_time, seed=seed, threads=threads,
     )  # fmt: skip
     from joulec.optimizing import Extras, optimize_model
@@ -188,6 +194,7 @@ def profile(
     meter: MeterName = "auto",
     protocol: ProtocolName = Protocol.adaptive,
     exclude_algorithm: Exclude = None,
+    retry_failed: RetryFailed = False,
     time_budget: Annotated[
         float | None, typer.Option("--time-budget", parser=quantity("s"), help="Stop after this time, e.g. 2m.")
     ] = None,
@@ -201,7 +208,8 @@ def profile(
     options = make_options(
         objective, None, None, None, batch_sizes, input_shapes,
         target=target, alpha=alpha, budget=budget, costs=costs, meter=meter, protocol=protocol.value,
-        exclude_algorithms=tuple(exclude_algorithm or ()), threads=threads,
+        exclude_algorithms=tuple(exclude_algorithm or ()),
+        retry_failed=retry_failed, threads=threads,
     )  # fmt: skip
     from joulec.render import Display, show_profiling
     from joulec.searching import profile_model
@@ -309,6 +317,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``joulec`` command."""
+    end_on_interrupt()
     sys.exit(_run())
 
 

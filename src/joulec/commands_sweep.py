@@ -10,6 +10,8 @@ import typer
 
 from joulec.arguments import AsJson, BatchSizes, Seed, Threads, catch, print_json, quantity
 
+_DURATION_S = 3.0
+
 
 @catch
 def sweep(
@@ -19,8 +21,9 @@ def sweep(
         str | None, typer.Option(help="Batch sizes whose power and utilisation over time are kept, e.g. 1,8.")
     ] = None,
     duration: Annotated[
-        float, typer.Option("--duration", parser=quantity("s"), help="How long each size runs, e.g. 3s.")
-    ] = 3.0,
+        float | None,
+        typer.Option("--duration", parser=quantity("s"), help="How long each size runs; 3s when left out."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it to this file (.png, .svg or .pdf).")] = None,
     meter: Annotated[str, typer.Option(help="As of compile; or scripted:FILE.")] = "auto",
     threads: Threads = None,
@@ -36,14 +39,14 @@ def sweep(
     from joulec.render import Display
     from joulec.sweeping import SweepOptions, sweep_artifact
 
-    if not duration > 0:
+    if duration is not None and not duration > 0:
         raise OptionError("--duration must be above 0")
     if plot is not None:
         check_plot(plot)
     options = SweepOptions(
         batch_sizes=None if batch_sizes is None else parse_batch_sizes(batch_sizes),
         trace=() if trace is None else parse_batch_sizes(trace),
-        duration_s=duration, meter=meter, threads=threads, seed=seed,
+        duration_s=duration or _DURATION_S, meter=meter, threads=threads, seed=seed,
     )  # fmt: skip
     with Display() as display:
         report = sweep_artifact(artifact, options, display.stage)

@@ -33,6 +33,7 @@ class CompileOptions:
         max_error: largest relative error against the original that is accepted; None takes the default.
         search_time_s: seconds after which a search returns the best so far, measuring included.
         seed: seed of random inputs.
+        retry_failed: measure again what failed in an earlier run.
     """
 
     objective: str | Callable[..., Any] | Any = "energy"
@@ -55,6 +56,7 @@ class CompileOptions:
     max_error: float | None = None
     search_time_s: float | None = None
     seed: int = 0
+    retry_failed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values out of range.

@@ -80,7 +80,7 @@ def test_interrupted(joulec, model, command):
         begun = time.monotonic()
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 130
-        assert time.monotonic() - begun < 15  # a build or a timing would go on for up to a minute
+        assert time.monotonic() - begun < 1.5  # a second, and what a busy machine adds
         assert workers
         assert all(gone(worker) for worker in workers)
     finally:

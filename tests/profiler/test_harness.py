@@ -8,13 +8,20 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from joulec.costdb.cost import Cost, Failure
-from joulec.profiler.harness import HarnessError, Limits, profile
+from joulec.costdb.memory import MemoryStore
+from joulec.costdb.open import open_store
+from joulec.profiler.harness import Harness, HarnessError, Limits, profile
 from joulec.profiler.meter import MeterError
 from joulec.profiler.protocol import Adaptive
+from joulec.profiler.retry import RetryingStore
+
+SUPPORT = Path(__file__).parent / "support"
+QUICK = Adaptive(least_s=0.002, warmup_s=0.001, budget_s=0.05)
 
 
 def _alive(pid):
@@ -63,6 +70,7 @@ FAILING = [
     ("fails_to_run", None, "run", "ArithmeticError: no convergence"),
     ("crashes_while_running", None, "crash", "while running (SIGSEGV)"),
     ("bad_alloc", None, "memory", "std::bad_alloc"),
+    ("writes_outside", None, "crash", "while running"),
 ]
 
 
@@ -263,3 +271,25 @@ def test_profile_reuses_what_is_known_failures_too(make_harness, make_candidate,
     third = profile([make_candidate("busy", 3e-5)], store, harness, keep_going=lambda candidate: False)
     assert (third.measured, third.unknown) == (0, 1)
     assert third.seconds >= 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_failure_is_tried_again_on_demand_alone(fakes, make_candidate, tmp_path, kind):
+    url = f"sqlite:///{tmp_path}/costs.db"
+    with MemoryStore() if kind == "memory" else open_store(url) as store:
+        candidate = make_candidate("fails_until", str(tmp_path / "now"))
+        known = make_candidate("busy", 1e-5)
+
+        def run(view):
+            options = {"protocol": QUICK, "threads": 1, "paths": [str(SUPPORT)]}
+            with Harness(view, fakes.meter, **options) as harness:
+                return profile([candidate, known], view, harness)
+
+        assert (run(store).failed, run(store).reused) == (1, 2)
+        retrying = RetryingStore(store)
+        assert (run(retrying).failed, run(retrying).reused) == (1, 2)
+        (tmp_path / "now").touch()
+        assert run(store).reused == 2
+        assert run(RetryingStore(store)).measured == 1
+        assert isinstance(store.get_many([candidate.key])[candidate.key], Cost)
+        assert store.info().failures == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -165,3 +166,19 @@ def runs_forever(file):
     if file:
         Path(file).write_text(str(os.getpid()))
     return _Acting(_forever)
+
+
+def _writes_outside():
+    block = ctypes.create_string_buffer(64)
+    ctypes.memset(ctypes.addressof(block) - (1 << 20), 0xA5, 1 << 30)
+
+
+def writes_outside(_):
+    return _Acting(_writes_outside)
+
+
+def fails_until(file):
+    """Fails to build until the file is there."""
+    if not Path(file).exists():
+        raise ValueError("not yet")
+    return Busy(1e-5)
