@@ -34,13 +34,11 @@ def sweep(
 
     Example: joulec sweep model.joulec --trace 1,8 --plot sweep.svg
     """
-    from joulec.options import OptionError, parse_batch_sizes
+    from joulec.options import parse_batch_sizes
     from joulec.plot_sweep import check_plot, draw_sweep
     from joulec.render import Display
     from joulec.sweeping import SweepOptions, sweep_artifact
 
-    if duration is not None and not duration > 0:
-        raise OptionError("--duration must be above 0")
     if plot is not None:
         check_plot(plot)
     options = SweepOptions(

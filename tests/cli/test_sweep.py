@@ -38,7 +38,7 @@ def test_the_table_names_the_source(batches):
         (("--trace", "5"), "--trace: batch size 5"),
         (("--plot", "out.bmp"), "ends in .png"),
         (("--plot", "none/out.svg"), "there is no folder"),
-        (("--duration", "0s"), "above 0"),
+        (("--duration", "0s"), "greater than zero"),
         (("--meter", "wattmeter"), "no meter"),
     ],
 )
