@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -93,3 +95,47 @@ def test_the_batch_size_follows_a_cap_that_halves_and_returns(here, every_size_p
     assert session["above_cap_s"] < PHASE_S / 4
     assert session["items"] == pytest.approx(sum(one["items"] for one in timeline))
     assert session["power_cap_w"] == caps[2 * PHASE_S]
+
+
+BARE = """
+import sys
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("onnx", "onnxruntime"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Missing())
+from joulec.__main__ import main
+
+sys.argv = ["joulec", *sys.argv[1:]]
+main()
+"""
+
+
+def test_an_artifact_runs_without_onnx_and_without_a_compiler(here, batches):
+    """No onnx, no onnxruntime, and no program on the path: neither a C compiler nor a linker."""
+    x = np.random.default_rng(5).standard_normal((3, 3, 8, 8)).astype("float32")
+    np.savez(here.folder / "in.npz", x=x)
+    environment = {**here.environment(), "PATH": ""}
+    for words in (
+        ["--inputs", "in.npz", "--outputs", "out.npz"],
+        ["--duration", "0.5s", "--power-cap", "20W", "--meter", "estimate"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", BARE, "run", str(batches.artifact), *words, "--json"],
+            cwd=here.folder,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    with np.load(here.folder / "out.npz", allow_pickle=False) as found:
+        np.testing.assert_allclose(found["y"], reference(batches.model, x), rtol=1e-4, atol=1e-4)
+    session = json.loads(done.stdout)["session"]
+    assert session["items"] > 0
+    assert session["power_source"] == "estimated"
