@@ -108,8 +108,8 @@ def main() -> None:
     CAPS.write_text(f"t_s,cap_w\n0,{cap_w:.1f}\n{HALVED_FROM_S},{cap_w / 2:.1f}\n{HALVED_UNTIL_S},{cap_w:.1f}\n")
     print(f"\n{CAPS}: the cap halves after {HALVED_FROM_S} s and returns after {HALVED_UNTIL_S} s")
     joulec(
-        "run", str(ARTIFACT), "--duration", f"{DURATION_S}s", "--cap-file", str(CAPS), "--meter", meter, "--json",
-        into=TIMELINE,
+        "run", str(ARTIFACT), "--duration", f"{DURATION_S}s", "--cap-file", str(CAPS), "--meter", meter,
+        "--policy", "paper", "--json", into=TIMELINE,
     )
     # fmt: on
     PICTURE.write_text(draw(json.loads(TIMELINE.read_text())["session"]))

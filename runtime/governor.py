@@ -340,9 +340,9 @@ class Governor:
         else:  # the fault has ended; another one is said anew
             self._said -= {"smallest", "idle"}
             if decision.fault is not None:
-                self._say_once("fault", decision.fault)
+                self._say_once("meter", decision.fault)
         if decision.fault is None:
-            self._said.discard("fault")
+            self._said.discard("meter")
 
     def _owed_s(self, busy_s: float, cap_w: float) -> float:
         """Pause after a batch that brings the mean power over both down to the cap."""

@@ -82,6 +82,8 @@ def test_the_batch_size_follows_a_cap_that_halves_and_returns(here, every_size_p
         f"{3 * PHASE_S}s",
         "--meter",
         "scripted:watts.json",
+        "--policy",
+        "paper",
     )["session"]
     assert session["power_source"] == "simulated"
     timeline = session["timeline"]

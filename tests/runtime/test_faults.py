@@ -92,22 +92,33 @@ def test_a_sensor_that_fails_and_recovers(clock, fault):
     assert all(s.power_w is None or math.isfinite(s.power_w) for s in session.timeline)
 
 
-def test_a_sensor_that_stands_still_while_the_cap_halves(clock):
+def test_a_sensor_that_stands_still(clock):
     sensor = Sensor(clock)
     with open_session(clock, meter=sensor) as session:
         feed(session)
         sensor.fault = reading_of(WATTS[8])
         feed(session)
-        assert session.notices == []  # power does not change, so an unchanged reading says nothing
         session.power_cap_w = 50.0
-        feed(session, 150)
+        feed(session)
         assert session.batch_size == 1
-        assert sum("while the batch size changed" in notice for notice in session.notices) == 1
+        assert len(session.notices) == 1
+        assert "stuck at 95 W" in session.notices[0]
         sensor.fault = None
         clock.sleep(20.0)
         session.power_cap_w = 100.0
         feed(session)
         assert session.batch_size == 8
+        assert len(session.notices) == 1
+
+
+def test_equal_readings_at_different_sizes_are_not_believed(clock):
+    health = SensorHealth(clock)
+    for size in (1, 1, 1, 1, 1):
+        assert health.judge(Reading(1.0, 50.0, "nvml"), size, measured=True) is None
+    assert "while the batch size changed" in (health.judge(Reading(1.0, 50.0, "nvml"), 2, measured=True) or "")
+    assert health.judge(Reading(1.0, 50.1, "nvml"), 2, measured=True) is None
+    for size in (1, 2, 4, 8, 16):  # a script may say the same of all sizes
+        assert health.judge(Reading(1.0, 50.0, "simulated"), size, measured=False) is None
 
 
 def test_now_and_then_a_good_reading_does_not_make_a_sensor_well(clock):

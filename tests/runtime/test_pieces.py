@@ -139,7 +139,7 @@ def test_drive_a_model_under_a_scripted_meter(plain, tmp_path):
     script = tmp_path / "m.json"
     script.write_text('{"1": 30, "2": 50, "4": 90, "8": 140}')
     with Model(*plain.parts) as model:
-        result = drive(model, duration_s=0.4, power_cap_w=100.0, meter=f"scripted:{script}")
+        result = drive(model, duration_s=0.4, power_cap_w=100.0, meter=f"scripted:{script}", policy="paper")
     assert (result.batch, result.state) == (4, "settled")
     assert result.power_source == "simulated"
     assert 30.0 <= result.power_w <= 140.0
