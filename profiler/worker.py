@@ -22,12 +22,14 @@ from typing import Any
 
 from joulec.costdb.cost import FailureKind
 from joulec.profiler.candidate import Workload
-from joulec.profiler.meter import Meter, MeterError
+from joulec.profiler.meter import Meter, MeterError, Watching
+from joulec.profiler.power import idle_power_w
 from joulec.profiler.protocol import MeasurementProtocol
 from joulec.profiler.wire import Broken, Build, Built, Channel, Failed, Ready, Setup, Time, Timed
 
 _PR_SET_PDEATHSIG = 1
 _REASON_LENGTH = 2000
+_UNMETERED = ("estimated", "replay", "simulated")
 
 
 def main(arguments: list[str]) -> int:
@@ -74,6 +76,7 @@ def _serve(channel: Channel) -> None:
     try:
         factory, protocol = pickle.loads(setup.tools)
         meter: Meter = factory()
+        idle_w = None if meter.source in _UNMETERED else idle_power_w(meter)
     except MeterError as error:
         channel.send(Broken(str(error), meter=True))
         return
@@ -82,12 +85,12 @@ def _serve(channel: Channel) -> None:
         return
     channel.send(Ready(meter.source))
     try:
-        _work(channel, meter, protocol)
+        _work(channel, meter, protocol, idle_w)
     finally:
         meter.close()
 
 
-def _work(channel: Channel, meter: Meter, protocol: MeasurementProtocol) -> None:
+def _work(channel: Channel, meter: Meter, protocol: MeasurementProtocol, idle_w: float | None) -> None:
     workload: Workload | None = None
     while True:
         order = channel.receive()
@@ -95,7 +98,7 @@ def _work(channel: Channel, meter: Meter, protocol: MeasurementProtocol) -> None
             built, workload = _build(order)
             channel.send(built)
         elif isinstance(order, Time) and workload is not None:
-            channel.send(_time(order, workload, meter, protocol))
+            channel.send(_time(order, workload, meter, protocol, idle_w))
             workload = None
         else:
             raise TypeError(f"unexpected order {order!r}")
@@ -123,10 +126,13 @@ def _resolve(name: str) -> Callable[[Any], Workload]:
     return found
 
 
-def _time(order: Time, workload: Workload, meter: Meter, protocol: MeasurementProtocol) -> Timed | Failed | Broken:
+def _time(
+    order: Time, workload: Workload, meter: Meter, protocol: MeasurementProtocol, idle_w: float | None
+) -> Timed | Failed | Broken:
     gc.disable()
     try:
-        return Timed(protocol.measure(workload, meter, order.work, give_up_s=order.give_up_s), _circumstances())
+        cost = protocol.measure(workload, meter, order.work, give_up_s=order.give_up_s)
+        return Timed(cost, {**_circumstances(), **_device_state(meter, idle_w)})
     except MeterError as error:
         return Broken(str(error), meter=True)
     except Exception as error:  # noqa: BLE001 - whatever the workload raises becomes a stored failure
@@ -160,6 +166,17 @@ def _circumstances() -> Mapping[str, str]:
             found[name] = file.read_text(encoding="ascii").strip()
         except OSError:
             continue  # not every machine has the file
+    return found
+
+
+def _device_state(meter: Meter, idle_w: float | None) -> Mapping[str, str]:
+    """Idle power before the first candidate, and what the meter knows of its device, as far as known."""
+    found = {} if idle_w is None else {"idle_w": f"{idle_w:.6g}"}
+    if isinstance(meter, Watching):
+        state = meter.conditions()
+        values = {"device_celsius": state.temperature_c, "device_clock_mhz": state.clock_mhz}
+        found |= {name: f"{value:g}" for name, value in values.items() if value is not None}
+        found |= {"throttled": state.throttled} if state.throttled else {}
     return found
 
 

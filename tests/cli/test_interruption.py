@@ -86,5 +86,10 @@ def test_interrupted(joulec, model, command):
     finally:
         error = end(running)
     assert error.splitlines() == ["joulec: error: interrupted; what was measured is kept"]
-    assert {path.name for path in joulec.folder.iterdir()} <= {"costs.db", "costs.db-wal", "costs.db-shm", "costs.db.locks"}
+    assert {path.name for path in joulec.folder.iterdir()} <= {
+        "costs.db",
+        "costs.db-wal",
+        "costs.db-shm",
+        "costs.db.locks",
+    }
     assert joulec.json("db", "info")["rows"] >= 1

@@ -59,6 +59,7 @@ def test_energy_of_a_real_sensor_is_its_mean_over_a_window(make_harness, make_ca
     (measurement,) = make_harness(fakes.CountingMeter).measure([make_candidate("busy", 1e-4, source="rapl")])
     cost = measurement.outcome
     assert cost.energy_source == "rapl"
+    assert measurement.provenance["idle_w"] == "3"
     assert 3.0 * 1e-4 * 0.99 <= cost.energy_j <= 3.0 * cost.time_s * 100
 
 
