@@ -26,6 +26,7 @@ type: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_default_pipeline.py
 	$(BIN)/python tests/benchmarks/bench_prediction.py
+	$(BIN)/python tests/benchmarks/bench_session.py
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("joulec needs Python 3.11 or newer; this is " + sys.version.split()[0] + \
