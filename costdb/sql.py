@@ -78,7 +78,7 @@ class SqlStore(CostStore):
         query = select(CostRow.id, *OUTCOME_COLUMNS).where(among(self._engine.dialect.name, sorted(by_id)))
         return self._run(
             self._reader,
-            lambda session: {by_id[key_id]: outcome_of(*values) for key_id, *values in session.execute(query)},
+            lambda session: {by_id[row[0]]: outcome_of(*row[1:]) for row in session.connection().execute(query)},
         )
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:
