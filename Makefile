@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-gpu lint type bench clean
+.PHONY: demo test test-gpu lint type bench bench-policies clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,9 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_default_pipeline.py
 	$(BIN)/python tests/benchmarks/bench_prediction.py
 	$(BIN)/python tests/benchmarks/bench_session.py
+
+bench-policies: $(READY)
+	$(BIN)/python tests/benchmarks/bench_policies.py
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("joulec needs Python 3.11 or newer; this is " + sys.version.split()[0] + \

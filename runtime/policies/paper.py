@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from joulec.runtime.policies.protocol import Configuration, Decision, State, Telemetry
+
+_USEFUL = 1.01  # throughput must rise by this factor for a larger size to be of use
+
+
+def useful_sizes(profile: Mapping[int, float]) -> list[int]:
+    """The batch sizes up to the largest useful one, from an offline profile (Section 4.2, third observation).
+
+    Args:
+        profile: rows per second by batch size.
+    """
+    sizes = sorted(profile)
+    top = max(profile.values())
+    largest = next(size for size in sizes if profile[size] * _USEFUL >= top)
+    return [size for size in sizes if size <= largest]
 
 
 class PaperPolicy:
@@ -31,6 +45,9 @@ class PaperPolicy:
         cap_margin: the paper's alpha.
         epoch_batches: batches per epoch (the paper: 10).
         drift: share of the cap by which a reading must fall before a gap is searched again.
+        online: find the largest useful size while running: where the search has ended, the next smaller size is
+            measured once, and kept where it is as fast (Section 4.2). Otherwise leave sizes that are of no use out
+            (`useful_sizes`).
 
     Raises:
         ValueError: no level, a batch size below 1, or a margin outside of (0, 1].
@@ -45,6 +62,7 @@ class PaperPolicy:
         cap_margin: float = 0.8,
         epoch_batches: int = 10,
         drift: float = 0.05,
+        online: bool = False,
     ) -> None:
         full = {Configuration(level) if isinstance(level, int) else level for level in levels}
         self._levels = sorted(full, key=lambda level: level.batch)
@@ -58,8 +76,12 @@ class PaperPolicy:
         self._margin = cap_margin
         self._epoch = epoch_batches
         self._drift = drift
+        self._online = online
+        self._rates: dict[int, float] = {}
+        self._compared: int | None = None  # the larger size, while the next smaller is measured
         self._current = 0
         self._top = len(self._sizes) - 1
+        self._allowed: int | None = None
         self._cap_w: float | None = None
         self._gap_w = 0.0
         self._peak_w = 0.0
@@ -85,9 +107,14 @@ class PaperPolicy:
         if ran == level or partly:
             self._peak_w = max(self._peak_w, highest_w)
             self._count += telemetry.batches
+            if telemetry.batch_s and ran == level:
+                self._rates[self._current] = ran.batch / telemetry.batch_s
             if self._count >= self._epoch:
                 peak_w, self._peak_w, self._count = self._peak_w, 0.0, 0
-                self._decide(peak_w, cap_w)
+                if self._compared is None:
+                    self._decide(peak_w, cap_w)
+                else:
+                    self._compare()
         return self._decision
 
     def _restore(self) -> None:
@@ -96,11 +123,15 @@ class PaperPolicy:
 
     def _reopen(self, reason: str) -> None:
         self._restore()
+        self._compared = None
         self._decision = Decision(self._levels[self._current], "searching", reason)
 
     def _limit(self, largest: int | None) -> None:
         """Keep to the largest size that is allowed."""
         top = len(self._sizes) - 1
+        if largest == self._allowed:
+            return
+        self._allowed = largest
         if largest is not None:
             top = max(bisect.bisect_right(self._sizes, largest) - 1, 0)
         if top == self._top:
@@ -149,10 +180,28 @@ class PaperPolicy:
             return
         self._move(math.ceil((current + min(self._above, self._top)) / 2), drawn)
 
+    def _compare(self) -> None:
+        """The next smaller size has been measured: keep the faster of the two."""
+        larger, self._compared = self._compared, None
+        assert larger is not None
+        if self._rates.get(larger, 0.0) > _USEFUL * self._rates.get(self._current, 0.0):
+            self._current = larger
+            self._stay("settled", f"batch size {self._sizes[larger]} is faster than the next smaller one")
+        else:
+            self._top, self._above = self._current, self._current + 1
+            self._stay("largest", f"batch size {self._sizes[larger]} is no faster, so it is of no use")
+
     def _move(self, index: int, reason: str) -> None:
         self._current = index
         self._peak_w, self._count = 0.0, 0
         self._decision = Decision(self._levels[index], "searching", reason)
 
     def _stay(self, state: State, reason: str) -> None:
+        smaller = self._current - 1
+        if self._online and state != "smallest" and smaller >= 0 and self._current in self._rates:
+            useful = self._rates[self._current] > _USEFUL * self._rates.get(smaller, 0.0)
+            if smaller not in self._rates or not useful:
+                self._compared = self._current
+                self._move(smaller, f"is it as fast as batch size {self._sizes[self._current]}?")
+                return
         self._decision = Decision(self._levels[self._current], state, reason)

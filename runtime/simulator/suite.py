@@ -113,5 +113,5 @@ def _drops(job: Job, outcome: Outcome, duration_s: float) -> tuple[int, int]:
         batch_s = max((device.batch_s(step.configuration) for step in flying), default=0.0)
         due_s = t_s + batch_s * (1 + 4 * device.noise.time) + 2 * device.sensor.window_s + outcome.grid_s
         drops += 1
-        late += any(due_s < moment <= min(due_s + 2.0, until_s) for moment in outcome.above)
+        late += any(due_s < moment <= min(due_s + device.sensor.window_s, until_s) for moment in outcome.above)
     return late, drops

@@ -38,6 +38,11 @@ def test_adding_a_meter(monkeypatch, tmp_path):
         module.HwmonMeter(module.counter)
 
 
+def test_adding_a_policy(monkeypatch):
+    module = run_blocks("adding-a-policy.md", monkeypatch)
+    assert module.outcome.throughput > 0
+
+
 def links(page: Path) -> list[str]:
     """Targets of a page's links to files of the project."""
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

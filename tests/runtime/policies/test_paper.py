@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from joulec.runtime.policies import Configuration, PaperPolicy, Space, Telemetry, make_policy
+from joulec.runtime.policies.paper import useful_sizes
 
 PAPER_SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
@@ -194,3 +195,17 @@ def test_bad_arguments():
         PaperPolicy([1], epoch_batches=0)
     with pytest.raises(ValueError, match=r"unknown policy 'best'; there are paper"):
         make_policy("best", Space([1]))
+
+
+def test_sizes_that_bring_nothing_are_left_out_by_an_offline_profile():
+    assert useful_sizes({1: 10.0, 2: 18.0, 4: 25.0, 8: 25.1, 16: 24.0}) == [1, 2, 4]
+    assert useful_sizes({4: 1.0}) == [4]
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [({2: 0.03, 4: 0.04, 8: 0.08}, 4), ({2: 0.03, 4: 0.04, 8: 0.07}, 8)])
+def test_online_it_compares_with_the_next_smaller_size(seconds, kept):
+    policy = PaperPolicy([2, 4, 8], online=True)
+    for _ in range(200):
+        size = policy.decision.batch
+        policy.step(Telemetry(Configuration(size), 10.0 * size, batch_s=seconds[size]), 100.0)
+    assert policy.decision.batch == kept
