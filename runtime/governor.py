@@ -424,7 +424,7 @@ class Governor:
 
     def _announce(self, size: int) -> None:
         meter: object = self._meter
-        if isinstance(meter, BatchAware):
+        if meter is not None and isinstance(meter, BatchAware):
             meter.batch(size)
 
     def _note_change(self) -> None:

@@ -145,8 +145,7 @@ class Recorder:
         totals = self._totals
         known = sample.power_w is not None
         above = sample.power_w is not None and sample.cap_w is not None and sample.power_w > sample.cap_w * _SLACK
-        self._totals = replace(
-            totals,
+        self._totals = Totals(
             batches=totals.batches + sample.batches,
             items=totals.items + sample.items,
             seconds=totals.seconds + sample.seconds,
@@ -154,6 +153,7 @@ class Recorder:
             energy_j=totals.energy_j + (sample.power_w or 0.0) * sample.seconds,
             above_cap_s=totals.above_cap_s + (sample.seconds if above else 0.0),
             violations=totals.violations + (above and not self._above),
+            batch_changes=totals.batch_changes,
         )
         self._above = above
         self._latest = sample

@@ -10,8 +10,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,15 +20,8 @@ from rich.table import Table
 import joulec
 
 BATCH = 8
-SPAN_S, TURNS = 2.0, 12
-REQUESTS = 5000
-
-
-def rows_per_second(turn: Callable[[], int], span_s: float) -> float:
-    rows, start_s = 0, time.perf_counter()
-    while (elapsed_s := time.perf_counter() - start_s) < span_s:
-        rows += turn()
-    return rows / elapsed_s
+BATCHES, TURNS = 12, 12
+REQUESTS = 3000
 
 
 def compile_squeezenet() -> Any:
@@ -44,42 +35,35 @@ def compile_squeezenet() -> Any:
     return joulec.load(artifact)
 
 
-def fed(session: Any, request: list[Any], rows: int) -> Callable[[], int]:
-    """Keeps the queue filled; a turn waits for one answer."""
-    pending = deque(session.submit(*request) for _ in range(4 * BATCH // rows))
+def bare_rate(model: Any, inputs: list[Any]) -> float:
+    """Images per second of plain calls."""
+    start_s = time.perf_counter()
+    for _ in range(BATCHES):
+        model.run_batch(BATCH, inputs)
+    return BATCHES * BATCH / (time.perf_counter() - start_s)
 
-    def turn() -> int:
-        pending.popleft().result()
-        pending.append(session.submit(*request))
-        return rows
 
-    return turn
+def session_rate(session: Any, request: list[Any]) -> float:
+    """Images per second of as many rows in requests, from the first submission to the last answer."""
+    rows = len(request[0])
+    start_s = time.perf_counter()
+    for future in [session.submit(*request) for _ in range(BATCHES * BATCH // rows)]:
+        future.result()
+    return BATCHES * BATCH / (time.perf_counter() - start_s)
 
 
 def throughput(model: Any) -> None:
     inputs = model.random_inputs(BATCH)
     row = [array[:1].copy() for array in inputs]
-
-    def bare() -> int:
-        model.run_batch(BATCH, inputs)
-        return BATCH
-
-    with model.session() as single, model.session() as whole:
-        ways: dict[str, Callable[[], int]] = {"bare module": bare}
-        found: dict[str, list[float]] = {name: [] for name in ("bare module", "requests of 1 row", "requests of 8")}
+    found: dict[str, list[float]] = {"bare module": [], "requests of 1 row": [], "requests of 8": []}
+    with model.session() as session:
         for _ in range(TURNS):
-            found["bare module"].append(rows_per_second(ways["bare module"], SPAN_S))
-            for name, session, request, rows in (
-                ("requests of 1 row", single, row, 1), ("requests of 8", whole, inputs, BATCH),
-            ):  # fmt: skip
-                turn = fed(session, request, rows)
-                found[name].append(rows_per_second(turn, SPAN_S))
-                while session.queued_rows:
-                    time.sleep(0.01)
-                time.sleep(0.1)
-    table = Table("SqueezeNet, batch 8", "images/s (median)", "to the bare module (median of turns)")
+            found["bare module"].append(bare_rate(model, inputs))
+            found["requests of 1 row"].append(session_rate(session, row))
+            found["requests of 8"].append(session_rate(session, inputs))
+    table = Table("SqueezeNet, batch 8", "images/s (median)", "beside the bare module (median of turns)")
     for name, rates in found.items():
-        ratios = [rate / bare_rate for rate, bare_rate in zip(rates, found["bare module"], strict=True)]
+        ratios = [rate / bare for rate, bare in zip(rates, found["bare module"], strict=True)]
         table.add_row(name, f"{statistics.median(rates):.1f}", f"{statistics.median(ratios) - 1:+.1%}")
     Console().print(table)
 
@@ -88,9 +72,9 @@ def latency(name: str, executor: Any, table: Table) -> None:
     x = np.ones((1, 8), "float32")
     with joulec.Session(executor, batch_sizes=[1], max_wait_s=0.0) as session:
         for one_by_one in (True, False):
-            seconds = []
+            seconds, cpu = [], []
             for _ in range(5):
-                start_s = time.perf_counter()
+                start_s, start_cpu_s = time.perf_counter(), time.process_time()
                 if one_by_one:
                     for _ in range(REQUESTS):
                         session.submit(x).result()
@@ -98,14 +82,16 @@ def latency(name: str, executor: Any, table: Table) -> None:
                     for future in [session.submit(x) for _ in range(REQUESTS)]:
                         future.result()
                 seconds.append((time.perf_counter() - start_s) / REQUESTS)
+                cpu.append((time.process_time() - start_cpu_s) / REQUESTS)
             how = "each answered before the next" if one_by_one else "all at once"
-            table.add_row(name, how, f"{statistics.median(seconds) * 1e6:.1f} µs")
+            shown = [f"{statistics.median(found) * 1e6:.1f} µs" for found in (seconds, cpu)]
+            table.add_row(name, how, *shown)
 
 
 def main() -> None:
     with compile_squeezenet() as model:
         throughput(model)
-    table = Table("no-op model, batch 1", f"{REQUESTS} requests", "per request")
+    table = Table("no-op model, batch 1", f"{REQUESTS} requests", "per request", "of processor time")
     latency("callable", lambda x: x, table)
     Console().print(table)
 
