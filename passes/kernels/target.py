@@ -103,15 +103,25 @@ def _validated(canonical: str) -> str:
         raise TargetError(f"TVM does not accept the target {canonical}: {error}") from error
     cpu = parsed.attrs.get("mcpu")
     triple = parsed.attrs.get("mtriple") or codegen.llvm_get_system_triple()
-    if not codegen.llvm_is_valid_cpu("generic", str(triple)):
+    if not _knows_cpu("generic", str(triple)):
         raise TargetError(f"LLVM has no code generator for the mtriple {str(triple)!r}")
-    if cpu and not codegen.llvm_is_valid_cpu(str(cpu), str(triple)):
+    if cpu and not _knows_cpu(str(cpu), str(triple)):
         known = sorted(map(str, codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple}))))
         near = get_close_matches(str(cpu), known, n=5, cutoff=0.3) or known[:5]
         raise TargetError(
             f"LLVM knows no mcpu {str(cpu)!r} for {triple}; among the {len(known)} that it knows are {', '.join(near)}"
         )
     return canonical
+
+
+def _knows_cpu(cpu: str, triple: str) -> bool:
+    """Whether LLVM has the CPU; TVM 0.19 has a list only."""
+    from tvm.target import Target, codegen
+
+    if hasattr(codegen, "llvm_is_valid_cpu"):
+        return bool(codegen.llvm_is_valid_cpu(cpu, triple))
+    listed = codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple}))
+    return cpu in set(map(str, listed))
 
 
 @cache

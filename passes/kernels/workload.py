@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle, islice
 from typing import Any
 
 import tvm
@@ -15,15 +13,14 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from joulec.passes.graph import NodeSpec, TensorType
-from joulec.passes.kernels.arena import RUNTIME_COPIES, Arena, arena, constant_copies
+from joulec.passes.kernels.arena import arena
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.registry import kernel_named
+from joulec.passes.kernels.rotation import Rotating, loop_s, ring_of
 from joulec.profiler.candidate import Workload
 
 TVM_OWN = "tvm"
 """The name under which TVM's own lowering is asked for."""
-_OVERHEAD_CALLS = 2000
-_OVERHEAD_REPEATS = 7
 
 
 @dataclass(frozen=True)
@@ -45,23 +42,6 @@ class KernelPayload:
     seed: int = 0
 
 
-class Rotating:
-    """A compiled function and the ring of arguments that its calls go through."""
-
-    def __init__(self, function: Callable[..., object], ring: Sequence[tuple[object, ...]], overhead_s: float) -> None:
-        self._function = function
-        self._ring = cycle(ring)
-        self._overhead_s = overhead_s
-
-    def run(self, calls: int) -> None:
-        """Execute ``calls`` times, each with the next arguments of the ring."""
-        _call(self._function, self._ring, calls)
-
-    def overhead_s(self) -> float:
-        """Seconds per call of the same loop around a function that does nothing."""
-        return self._overhead_s
-
-
 def build(payload: KernelPayload) -> Workload:
     """Compile a candidate and lay out its data.
 
@@ -76,7 +56,7 @@ def build(payload: KernelPayload) -> Workload:
     function = kernel_named(payload.kernel).build(spec, payload.params, target)
     parameters = [_type(parameter) for parameter in function.params]
     count = len(spec.operands)
-    ring = _ring(spec, parameters[:count], parameters[count:], arena(payload.seed))
+    ring = ring_of(spec, parameters[:count], parameters[count:], arena(payload.seed), _tensor)
     compiled = _compiled(function, target.target)
     return Rotating(compiled, ring, _packed_overhead_s(len(parameters)))
 
@@ -107,36 +87,9 @@ def _own_lowering(payload: KernelPayload) -> Workload:
         results = emit_reference(builder, spec, operands)
         return results[0] if len(results) == 1 else relax.Tuple(results)
 
-    ring = _ring(spec, [operand.type for operand in spec.operands], (), arena(payload.seed))
-    overhead_s = _loop_s(compiled(lambda builder, operands: relax.Tuple(operands[:1])), ring)
+    ring = ring_of(spec, [operand.type for operand in spec.operands], (), arena(payload.seed), _tensor)
+    overhead_s = loop_s(compiled(lambda builder, operands: relax.Tuple(operands[:1])), ring)
     return Rotating(compiled(operator), ring, overhead_s)
-
-
-def _call(function: Callable[..., object], ring: cycle[tuple[object, ...]], calls: int) -> None:
-    for arguments in islice(ring, calls):
-        function(*arguments)
-
-
-def _ring(
-    spec: NodeSpec, operands: Sequence[TensorType], results: Sequence[TensorType], data: Arena
-) -> list[tuple[object, ...]]:
-    """Argument tuples: constants change with every call, run-time operands and results after a few."""
-    constant = [operand.constant for operand in spec.operands]
-    weights = [type for type, fixed in zip(operands, constant, strict=True) if fixed]
-    inputs = [type for type, fixed in zip(operands, constant, strict=True) if not fixed]
-    copies = constant_copies(weights)
-    drawn = iter(map(_tensor, data.operands([*inputs * RUNTIME_COPIES, *weights * copies])))
-    input_sets = [[next(drawn) for _ in inputs] for _ in range(RUNTIME_COPIES)]
-    weight_sets = [[next(drawn) for _ in weights] for _ in range(copies)]
-    written = iter(map(_tensor, data.results([*results] * RUNTIME_COPIES)))
-    result_sets = [[next(written) for _ in results] for _ in range(RUNTIME_COPIES)]
-
-    def arguments(turn: int) -> tuple[object, ...]:
-        given, fixed = iter(input_sets[turn % RUNTIME_COPIES]), iter(weight_sets[turn % copies])
-        return (*(next(fixed if is_fixed else given) for is_fixed in constant), *result_sets[turn % RUNTIME_COPIES])
-
-    length = copies if copies % RUNTIME_COPIES == 0 else copies * RUNTIME_COPIES
-    return [arguments(turn) for turn in range(length)]
 
 
 def _tensor(array: Any) -> Any:
@@ -166,15 +119,4 @@ def _packed_overhead_s(count: int) -> float:
             T.arg(f"argument{index}", T.handle())
         T.evaluate(0)
     tensor = _tensor(arena(0).operands([TensorType((16,))])[0])
-    return _loop_s(_compiled(builder.get(), '{"kind": "llvm"}'), [(tensor,) * count])
-
-
-def _loop_s(function: Callable[..., object], ring: Sequence[tuple[object, ...]]) -> float:
-    """The least seconds per call out of a few loops."""
-    turns = cycle(ring)
-    best = float("inf")
-    for _ in range(_OVERHEAD_REPEATS):
-        begin = time.perf_counter()
-        _call(function, turns, _OVERHEAD_CALLS)
-        best = min(best, time.perf_counter() - begin)
-    return best / _OVERHEAD_CALLS
+    return loop_s(_compiled(builder.get(), '{"kind": "llvm"}'), [(tensor,) * count])

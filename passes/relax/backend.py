@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module, metadata
-from types import ModuleType
 
 from joulec.costdb.cost import CostKey, EnergySource
+from joulec.passes.digest import external_engine, source_digest
 from joulec.passes.graph import Activation, Conv2d, MatMul, NodeSpec, Opaque, Step
 from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
 from joulec.passes.kernels.registry import KERNELS
@@ -41,7 +38,7 @@ class KernelAlgorithm:
     def digest(self) -> str:
         """Digest of what decides what it lowers to; of an external call, who computes it."""
         if self.external:
-            return _external_engine()
+            return external_engine()
         if self.kernel is not None:
             return source_digest(type(self.kernel).__module__)
         return source_digest("joulec.passes.relax.emit", "joulec.passes.relax.pipeline")
@@ -147,42 +144,3 @@ def _native(spec: NodeSpec, target: CpuTarget) -> list[tuple[Kernel, Params]]:
     if isinstance(spec.op, Opaque) or any(operand.type.dtype != "float32" for operand in spec.operands):
         return []
     return [(kernel, params) for kernel in KERNELS for params in kernel.schedules(spec, target)]
-
-
-@cache
-def _external_engine() -> str:
-    """What computes external calls: ONNX Runtime, or ONNX's reference evaluator where that is not installed."""
-    for engine in ("onnxruntime", "onnx"):
-        try:
-            return f"{engine}-{metadata.version(engine)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return "none"
-
-
-@cache
-def source_digest(*modules: str) -> str:
-    """Digest of the source that decides what an algorithm lowers to, so that an edit makes its rows stale.
-
-    It covers the modules and every module of kernels and of this package that they use.
-    """
-    pending, seen = [*modules], set[str]()
-    digest = hashlib.sha256()
-    while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        pending.extend(sorted(_used_modules(import_module(name))))
-    for name in sorted(seen):
-        digest.update(inspect.getsource(import_module(name)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _used_modules(module: ModuleType) -> set[str]:
-    owners = (
-        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        for value in vars(module).values()
-    )
-    parts = ("joulec.passes.kernels.", "joulec.passes.relax.")
-    return {owner for owner in owners if isinstance(owner, str) and owner.startswith(parts)} - {module.__name__}

@@ -9,11 +9,8 @@ import tvm
 from tvm import relax
 
 from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.module_errors import BuildError
 from joulec.passes.relax.pipeline import cpu_pipeline
-
-
-class BuildError(RuntimeError):
-    """A module that could not be turned into a library."""
 
 
 def build_library(module: Any, target: CpuTarget, path: Path) -> None:

@@ -35,15 +35,12 @@ from joulec.passes.graph import (
     literal,
 )
 from joulec.passes.graph.values import content_key
+from joulec.passes.module_errors import ImportModuleError
 from joulec.passes.relax.definition import VOID, define
 
 Operand = Value | Weight
 
 _IN_PLACE = ("relax.call_tir_inplace", "relax.call_inplace_packed")
-
-
-class ImportModuleError(ValueError):
-    """A module that cannot be read as a graph; the message says what in it and what to do."""
 
 
 def import_relax(module: Any, function: str = "main") -> Graph:

@@ -10,8 +10,8 @@ INTERRUPTED = 130
 
 _USER_ERRORS = (
     ("joulec.passes.onnx.errors", "ModelError"),
-    ("joulec.passes.relax.importer", "ImportModuleError"),
-    ("joulec.passes.relax.build", "BuildError"),
+    ("joulec.passes.module_errors", "ImportModuleError"),
+    ("joulec.passes.module_errors", "BuildError"),
     ("joulec.passes.kernels.target", "TargetError"),
     ("joulec.passes.search.objective", "ObjectiveError"),
     ("joulec.passes.search.choices", "CostingError"),

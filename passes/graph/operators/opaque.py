@@ -19,7 +19,7 @@ class Opaque(Operator):
     Attributes:
         kind: its name for people, e.g. ``Einsum``.
         dialect: how to read the definition: ``onnx`` (a serialised ModelProto whose inputs are the operands in order)
-            or ``relax`` (TVM's JSON of a function of the operands).
+            or ``relax`` or ``relay`` (TVM's JSON of a module whose ``main`` is a function of the operands).
         definition: the definition itself.
         operand_types: types of its operands.
         result_types: types of its results.
@@ -29,7 +29,7 @@ class Opaque(Operator):
     """
 
     kind: str
-    dialect: Literal["onnx", "relax"]
+    dialect: Literal["onnx", "relax", "relay"]
     definition: bytes
     operand_types: tuple[TensorType, ...]
     result_types: tuple[TensorType, ...]

@@ -1,0 +1,9 @@
+"""The Relay back end (TVM 0.19)."""
+
+from joulec.passes.tvm_version import require_tvm
+
+require_tvm("relay")
+
+from joulec.passes.relay.energy_aware import EnergyAwareOptimize  # noqa: E402
+
+__all__ = ["EnergyAwareOptimize"]

@@ -1,0 +1,234 @@
+"""Graphs with their assignment to Relay IRModules."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relay
+
+from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, OperandSpec, Reshape, TensorType, Value, Weight
+from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.relay.algorithm import DEFAULT, RelayAlgorithm, kernel_name
+from joulec.passes.relay.emit import emit
+from joulec.passes.relay.external import external_function
+from joulec.passes.relay.lower import kernel_function
+from joulec.passes.relay.relayout import PLAIN, Relayout, blocked_shape, same_memory
+from joulec.passes.search.choices import Choice
+from joulec.profiler.roofline import Roofline
+
+_Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """One exported function.
+
+    Attributes:
+        function: its name.
+        weights: digests of the weights that it takes after the inputs, in order.
+        module: the Relay IRModule that `relay.build` compiles; its ``main`` is the function.
+        kernels: names of its kernels in the order in which they run, conversions between layouts included.
+    """
+
+    function: str
+    weights: tuple[str, ...]
+    module: Any
+    kernels: tuple[str, ...]
+
+
+@dataclass
+class Exported:
+    """What `Exporter` made; weights by content digest, ONNX definitions by digest."""
+
+    entries: list[EntryPoint]
+    weights: dict[str, _Array]
+    externals: dict[str, bytes]
+
+    @property
+    def module(self) -> list[EntryPoint]:
+        """What `build_library` compiles."""
+        return self.entries
+
+
+@dataclass
+class Exporter:
+    """Builds one module per graph; weights that they share are kept once.
+
+    Attributes:
+        target: of kernels that no algorithm names (conversions between layouts).
+        base: a module whose other functions come along; None for none.
+        embed: put weights into the module as constants rather than taking them as parameters.
+    """
+
+    target: CpuTarget
+    base: Any = None
+    embed: bool = False
+    _entries: list[EntryPoint] = field(default_factory=list)
+    _weights: dict[str, _Array] = field(default_factory=dict)
+    _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
+    _externals: dict[str, bytes] = field(default_factory=dict)
+
+    def add(
+        self,
+        function: str,
+        graph: Graph,
+        assignment: Mapping[Node, Choice],
+        *,
+        always_tuple: bool = True,
+        attributes: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Export a graph as a function of that name.
+
+        Args:
+            assignment: the algorithm of every node of the graph.
+            always_tuple: return a tuple even of a single output.
+            attributes: of the function.
+            parameters: variables for the graph's inputs by name, made where omitted.
+        """
+        body = _Body(self, parameters or {})
+        outputs = body.run(graph, assignment)
+        result = relay.Tuple(outputs) if always_tuple or len(outputs) > 1 else outputs[0]
+        main = relay.Function([*body.inputs.values(), *body.weights.values()], result)
+        for key, value in (attributes or {}).items():
+            main = main.with_attr(key, value)
+        module = tvm.IRModule(body.functions)
+        if self.base is not None:
+            for variable, other in self.base.functions.items():
+                if variable.name_hint != function:
+                    module[variable] = other
+        name = function if self.base is not None else "main"
+        known = [] if self.base is None else [v for v in self.base.functions if v.name_hint == name]
+        module[known[0] if known else relay.GlobalVar(name)] = main
+        names = [] if self.embed else [digest for digest, var in body.weights.items()]
+        self._entries.append(
+            EntryPoint(function, tuple(names), relay.transform.InferType()(module), tuple(body.kernels))
+        )
+
+    def finish(self) -> Exported:
+        """All functions added so far."""
+        return Exported(self._entries, self._weights, self._externals)
+
+    def weight(self, node: Node, algorithm: RelayAlgorithm, index: int, weight: Weight) -> str:
+        """Digest of a constant as the algorithm reads it."""
+        key = (weight.key, f"{algorithm.name}|{node.spec}", index)
+        if key not in self._packed:
+            array = np.ascontiguousarray(algorithm.pack(node.spec, index, weight.value()))
+            digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+            self._weights.setdefault(digest, array)
+            self._packed[key] = digest
+        return self._packed[key]
+
+    def external(self, op: Opaque) -> str:
+        """Digest of an operator that runs outside the library."""
+        digest = hashlib.sha256(op.definition).hexdigest()
+        self._externals[digest] = op.definition
+        return digest
+
+
+@dataclass
+class _Body:
+    """The body of one function under construction."""
+
+    exporter: Exporter
+    given: Mapping[str, Any]
+    inputs: dict[Value, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    functions: dict[Any, Any] = field(default_factory=dict)
+    kernels: list[str] = field(default_factory=list)
+    known: dict[tuple[Value, int], Any] = field(default_factory=dict)
+    home: dict[Value, int] = field(default_factory=dict)
+
+    def run(self, graph: Graph, assignment: Mapping[Node, Choice]) -> list[Any]:
+        for value in graph.inputs:
+            made = relay.var(_word(value.name), shape=value.type.shape, dtype=value.type.dtype)
+            self.inputs[value] = self.given.get(value.name, made)
+            self._keep(value, PLAIN, self.inputs[value])
+        for node in graph.nodes:
+            algorithm = self._algorithm(assignment[node])
+            operands = [self._operand(node, algorithm, index) for index in range(len(node.operands))]
+            writes = algorithm.writes
+            for value, found in zip(node.outputs, self._emit(node, algorithm, operands), strict=True):
+                self._keep(value, writes, found)
+        return [self._read(value, PLAIN) for value in graph.outputs]
+
+    def _keep(self, value: Value, layout: int, found: Any) -> None:
+        self.known[value, layout] = found
+        self.home.setdefault(value, layout)
+
+    def _algorithm(self, choice: Choice) -> RelayAlgorithm:
+        if isinstance(choice.algorithm, RelayAlgorithm):
+            return choice.algorithm
+        return RelayAlgorithm(DEFAULT, (), PLAIN, PLAIN, self.exporter.target, Roofline(1.0, 1.0))
+
+    def _operand(self, node: Node, algorithm: RelayAlgorithm, index: int) -> Any:
+        operand = node.operands[index]
+        if isinstance(operand, Weight):
+            return self._weight(self.exporter.weight(node, algorithm, index, operand))
+        own = index < len(node.anchor_operands)
+        layout = (algorithm.reads if own else algorithm.writes) if len(operand.type.shape) == 4 else PLAIN
+        found = self._read(operand, layout)
+        shape = algorithm.operand_shape(node.spec, index)
+        return found if shape == blocked_shape(operand.type.shape, layout) else relay.reshape(found, shape)
+
+    def _weight(self, digest: str) -> Any:
+        if self.exporter.embed:
+            if digest not in self.constants:
+                self.constants[digest] = relay.const(self.exporter._weights[digest])
+            return self.constants[digest]
+        if digest not in self.weights:
+            array = self.exporter._weights[digest]
+            self.weights[digest] = relay.var(f"w_{digest}", shape=array.shape, dtype=str(array.dtype))
+        return self.weights[digest]
+
+    def _read(self, value: Value, layout: int) -> Any:
+        if (value, layout) not in self.known:
+            source = self.home[value]
+            data = self.known[value, source]
+            shape = value.type.shape
+            if same_memory(shape, source, layout):
+                self.known[value, layout] = relay.reshape(data, blocked_shape(shape, layout))
+            else:
+                spec = NodeSpec(Relayout(source, layout), (OperandSpec(value.type, False),), (), (value.type,))
+                algorithm = RelayAlgorithm(DEFAULT, (), source, layout, self.exporter.target, Roofline(1.0, 1.0))
+                (self.known[value, layout],) = self._call(spec, algorithm, [data])
+        return self.known[value, layout]
+
+    def _emit(self, node: Node, algorithm: RelayAlgorithm, operands: list[Any]) -> list[Any]:
+        op = node.op
+        if isinstance(op, Reshape):
+            return [relay.reshape(operands[0], op.shape)]
+        if isinstance(op, Opaque) and op.dialect == "onnx":
+            digest = self.exporter.external(op)
+            name = f"{kernel_name(node.spec, algorithm)}"
+            return self._called(external_function(node.spec, digest, name), name, operands, node.spec.results)
+        if isinstance(op, Opaque):
+            return emit(node.spec, algorithm, operands)
+        return self._call(node.spec, algorithm, operands)
+
+    def _call(self, spec: NodeSpec, algorithm: RelayAlgorithm, operands: list[Any]) -> list[Any]:
+        function = kernel_function(spec, algorithm)
+        return self._called(function, kernel_name(spec, algorithm), operands, spec.results)
+
+    def _called(self, function: Any, name: str, operands: list[Any], results: tuple[TensorType, ...]) -> list[Any]:
+        """A call of a function of its own: `relay.build` merges equal ones again by their ``global_symbol``."""
+        self.kernels.append(name)
+        variable = relay.GlobalVar(f"{name}_{len(self.kernels)}")
+        self.functions[variable] = function
+        called = relay.Call(variable, operands)
+        if len(results) == 1:
+            return [called]
+        return [relay.TupleGetItem(called, index) for index in range(len(results))]
+
+
+def _word(name: str) -> str:
+    """A name that Relay prints and parses."""
+    word = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "input"
+    return word if not word[0].isdigit() else f"_{word}"

@@ -1,0 +1,242 @@
+"""What a search on this machine needs: target, device, meter, cost database and measuring harness."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
+
+from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
+from joulec.costdb.open import open_store
+from joulec.costdb.store import CostStore
+from joulec.passes.backend import BackEnd
+from joulec.passes.bench import ProfilingTotals
+from joulec.passes.canonical import canonicalise
+from joulec.passes.graph import Graph
+from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.kernels.target import cpu_target
+from joulec.passes.rules import RULES, Rule
+from joulec.passes.search.choices import CostSource
+from joulec.passes.search.costing import EnergyModel, MeasuredCosts, RooflineCosts
+from joulec.passes.search.objective import Objective
+from joulec.profiler.candidate import Candidate
+from joulec.profiler.cpu import cpu_facts, default_threads
+from joulec.profiler.device import DeviceIdentity, local_cpu
+from joulec.profiler.harness import Harness, Limits, profile
+from joulec.profiler.memory import worker_memory_bytes
+from joulec.profiler.meters.choose import ChosenMeter, choose_meter
+from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j, load_constants
+from joulec.profiler.protocol import PROTOCOLS
+from joulec.profiler.retry import RetryingStore
+from joulec.profiler.roofline import cpu_roofline
+
+ROOFLINE_COSTS = "model"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a user may choose of the workbench; see `joulec.options.CompileOptions`."""
+
+    target: str = "llvm"
+    threads: int | None = None
+    costs: str | None = None
+    meter: str = "auto"
+    protocol: str = "adaptive"
+    exclude_algorithms: tuple[str, ...] = ()
+    retry_failed: bool = False
+
+
+class KernelBackEnd(BackEnd, Protocol):
+    """A back end that compiles: what it names stands in artifacts."""
+
+    @property
+    def compiler(self) -> str:
+        """Compiler and version."""
+
+
+@dataclass
+class Workbench:
+    """Opened resources; a context manager. Each compiling back end has its own kind.
+
+    Attributes:
+        setup: what was asked for.
+        target: what kernels follow.
+        device: the device whose costs decide.
+        meter: where joules come from, and why.
+        backend: the back end for them.
+        store: the cost database; None for roofline costs.
+        on_candidate: told of each candidate before it is measured (progress).
+        on_result: told of each outcome.
+        on_batch: told how many candidates are about to be measured, before the first of them.
+        deadline_s: moment on the monotonic clock after which nothing more is measured.
+        profiling: totals so far.
+    """
+
+    setup: Setup
+    target: CpuTarget
+    device: DeviceIdentity
+    meter: ChosenMeter
+    backend: Any
+    store: CostStore | None
+    on_candidate: Callable[[Candidate], None] = lambda candidate: None
+    on_result: Callable[[Measurement], None] = lambda measurement: None
+    on_batch: Callable[[int], None] = lambda count: None
+    deadline_s: float = math.inf
+    _search_end_s: float = math.inf
+    profiling: ProfilingTotals = field(default_factory=ProfilingTotals)
+    _harness: Harness | None = None
+    _unknown: set[CostKey] = field(default_factory=set)
+
+    roofline_costs = RooflineCosts
+    measured_costs = MeasuredCosts
+
+    @staticmethod
+    def back_end(**given: Any) -> KernelBackEnd:
+        """The back end with what `RelaxBackEnd` and `RelayBackEnd` take; each kind of bench says which."""
+        raise NotImplementedError
+
+    @classmethod
+    def open(cls, setup: Setup) -> Self:
+        """Open everything that the setup names.
+
+        Raises:
+            TargetError: the target is unknown.
+            MeterError: a meter asked for is not there.
+            CostStoreError: the database cannot be opened.
+        """
+        threads = setup.threads or default_threads()
+        target = cpu_target(setup.target, threads)
+        facts = cpu_facts()
+        device = local_cpu(threads, facts)
+        meter = choose_meter(setup.meter, device_kind="cpu", threads=threads)
+        roofline_only = setup.costs == ROOFLINE_COSTS
+        import tvm
+
+        backend = cls.back_end(
+            target=target,
+            device=device.fingerprint,
+            compiler=f"tvm-{tvm.__version__}",
+            energy_source=meter.meter.source,
+            protocol=PROTOCOLS[setup.protocol].version,
+            roofline=cpu_roofline(facts, threads),
+            excluded=frozenset(setup.exclude_algorithms),
+        )
+        store = None if roofline_only else open_store(setup.costs)
+        if store is not None and setup.retry_failed:
+            store = cast(CostStore, RetryingStore(store))
+        return cls(setup, target, device, meter, backend, store)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The substitutions that modules can express."""
+        return RULES
+
+    @property
+    def why(self) -> str:
+        """Where energies come from, for people."""
+        return self.meter.why
+
+    def tidy(self, graph: Graph) -> Graph:
+        """A rewritten graph in canonical form."""
+        return canonicalise(graph, self.backend.fuses)
+
+    def costs(self, objective: Objective | None) -> CostSource:
+        """The cost source of a search; ``objective`` decides which candidates need not be measured."""
+        if self.store is None:
+            return self.roofline_costs(self.backend, self.energy_model or self._estimate())
+        return self.measured_costs(
+            self.backend,
+            self.store,
+            self.meter.meter.source,
+            self.measure,
+            objective,
+            self.energy_model,
+            self._count_reused,
+        )
+
+    @property
+    def energy_model(self) -> EnergyModel | None:
+        """Joules of (work, seconds) where energy is an estimate; None where a sensor measures it."""
+        meter = self.meter.meter
+        if not isinstance(meter, EstimateMeter):
+            return None
+        return lambda work, seconds: estimate_energy_j(work, seconds, meter.constants)
+
+    def _estimate(self) -> EnergyModel:
+        constants = load_constants(self.device.isa, self.target.threads)
+        return lambda work, seconds: estimate_energy_j(work, seconds, constants)
+
+    def measure(
+        self,
+        candidates: Sequence[Candidate],
+        keep_going: Callable[[Candidate], bool],
+        learn: Callable[[CostKey, Cost | Failure], None],
+        give_up_s: Callable[[Candidate], float | None],
+    ) -> None:
+        """Measure candidates; outcomes are stored and told as they are found."""
+        assert self.store is not None
+        if self._harness is None:
+            protocol = PROTOCOLS[self.setup.protocol]
+            self._harness = Harness(
+                self.store,
+                self.meter.factory,
+                protocol=protocol,
+                threads=self.target.threads,
+                limits=Limits(memory_bytes=worker_memory_bytes()),
+            )
+
+        def wanted(candidate: Candidate) -> bool:
+            if not keep_going(candidate):
+                return False
+            if time.monotonic() >= min(self.deadline_s, self._search_end_s):
+                self._unknown.add(candidate.key)
+                return False
+            self.on_candidate(candidate)
+            return True
+
+        def found(measurement: Measurement) -> None:
+            learn(measurement.key, measurement.outcome)
+            self._unknown.discard(measurement.key)
+            self.on_result(measurement)
+
+        def found_by_others(key: CostKey, outcome: Cost | Failure) -> None:
+            learn(key, outcome)
+            self._unknown.discard(key)
+            self.profiling.reused += isinstance(outcome, Cost)
+
+        self.on_batch(len(candidates))
+        summary = profile(candidates, self.store, self._harness, found, wanted, give_up_s, found_by_others)
+        self.profiling.measured += summary.measured
+        self.profiling.failed += summary.failed
+        self.profiling.unknown = len(self._unknown)
+        self.profiling.seconds += summary.seconds
+
+    def _count_reused(self, count: int) -> None:
+        self.profiling.reused += count
+
+    def limit_search(self, seconds: float | None) -> None:
+        """Measure nothing more after so many seconds from now; None lifts an earlier limit, but not the deadline."""
+        self._search_end_s = math.inf if seconds is None else time.monotonic() + seconds
+
+    def pause(self) -> None:
+        """End the worker, so that nothing of it runs beside what follows."""
+        if self._harness is not None:
+            self._harness.close()
+
+    def close(self) -> None:
+        """Release meter, worker and database."""
+        self.pause()
+        self.meter.meter.close()
+        if self.store is not None:
+            self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
