@@ -1,4 +1,4 @@
-"""Runs the functions of a compiled library on one dedicated thread. The only place of the runtime that knows TVM."""
+"""Runs the functions of a compiled library on one dedicated thread; with `machines`, all that knows TVM here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.profiler.meter import Meter
-from joulec.runtime.external import EXTERNALS, FUNCTION
+from joulec.runtime.external import EXTERNALS
+from joulec.runtime.machines import make_machine
 from joulec.runtime.manifest import Entry
 from joulec.runtime.timing import Timing, time_calls
+from joulec.tvm_version import require_tvm
 
 _Array = npt.NDArray[Any]
 _T = TypeVar("_T")
@@ -32,22 +33,20 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def import_tvm(threads: int) -> Any:
-    """Import TVM with its threads set up: ``threads`` of them, not pinned to CPUs, and not spinning when idle.
+def import_tvm(threads: int, frontend: str = "relax") -> Any:
+    """Import the TVM of a back end with its threads set up: not pinned to CPUs, and not spinning when idle.
 
     Raises:
-        ImportError: TVM is not installed; the message names the extra.
+        ImportError: TVM is not installed, or another one; the message names the extra.
     """
     os.environ["TVM_NUM_THREADS"] = str(threads)
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "100")  # 170 ms of spinning after each call otherwise
-    try:
-        import tvm
+    require_tvm("relay" if frontend == "relay" else "relax")
+    import tvm
+
+    if frontend == "relax":
         import tvm.relax
-    except ImportError as error:
-        raise ImportError(
-            f"running a compiled model needs TVM ({error}); install the extra: pip install 'joulec[relax]'"
-        ) from error
     return tvm
 
 
@@ -62,6 +61,7 @@ class Executor:
         weights: contents by digest; copied once into aligned memory that all entries share.
         externals: ONNX definitions by digest.
         threads: worker threads.
+        frontend: ``relax`` or ``relay``: the back end that compiled it.
 
     Raises:
         ImportError: TVM is not installed.
@@ -75,8 +75,10 @@ class Executor:
         weights: Mapping[str, _Array],
         externals: Mapping[str, bytes],
         threads: int,
+        frontend: str = "relax",
     ) -> None:
         self.threads = threads
+        self._frontend = frontend
         self._entries = {entry.batch: entry for entry in entries}
         self._digests = tuple(externals)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="joulec-executor")
@@ -90,25 +92,21 @@ class Executor:
 
     def _load(self, library: Path, weights: Mapping[str, _Array]) -> None:
         with _environment:  # a pool reads the environment when its thread first needs one
-            tvm = import_tvm(self.threads)
+            tvm = import_tvm(self.threads, self._frontend)
             tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
-        tvm.register_global_func(FUNCTION, _call_external, override=True)
-        machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
-        self._empty: Callable[..., Any] = partial(tvm.runtime.empty, device=tvm.cpu())
-        self._wrap = tvm.runtime.from_dlpack
+        machine = make_machine(self._frontend, tvm, library)
+        self._empty, self._wrap, self._view, self._reuses = machine.empty, machine.wrap, machine.view, machine.reuses
         self._weights = {digest: self._keep(array) for digest, array in weights.items()}
         self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
-        self._functions: dict[int, Any] = {}
-        self._arguments: dict[int, tuple[Any, ...]] = {}
+        self._functions: dict[int, Callable[..., Any]] = {}
         self._staged: dict[tuple[int, int], tuple[Any, _Array]] = {}
         for batch, entry in self._entries.items():
-            self._functions[batch] = machine[entry.function]
-            self._arguments[batch] = tuple(self._weights[digest][0] for digest in entry.weights)
+            self._functions[batch] = machine.function(entry, [self._weights[digest][0] for digest in entry.weights])
 
     def _keep(self, array: _Array) -> tuple[Any, _Array]:
         """An aligned tensor with the array's contents, and a view of it."""
         tensor = self._empty(array.shape, str(array.dtype))
-        view = np.from_dlpack(tensor)
+        view = self._view(tensor)
         np.copyto(view, array)
         return tensor, view
 
@@ -126,11 +124,11 @@ class Executor:
 
     def _call(self, batch: int, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
         tensors = [self._argument(batch, index, array) for index, array in enumerate(arrays)]
-        result = self._functions[batch](*tensors, *self._arguments[batch])
+        result = self._functions[batch](*tensors)
         outputs = [result] if hasattr(result, "__dlpack__") else list(result)
-        views = [np.from_dlpack(output) for output in outputs]
-        inputs = [np.from_dlpack(tensor) for tensor in tensors]
-        return tuple(view.copy() if self._borrowed(view, inputs) else view for view in views)
+        views = [self._view(output) for output in outputs]
+        inputs = [self._view(tensor) for tensor in tensors]
+        return tuple(view.copy() if self._reuses or self._borrowed(view, inputs) else view for view in views)
 
     def _borrowed(self, view: _Array, inputs: Sequence[_Array]) -> bool:
         """Whether an output lies in an input's memory or a weight's, which the caller must not receive."""
@@ -159,11 +157,11 @@ class Executor:
 
         def timed() -> Timing:
             tensors = [self._keep(array)[0] for array in arrays]
-            function, weights = self._functions[batch], self._arguments[batch]
+            function = self._functions[batch]
             for _ in range(warmup):
-                function(*tensors, *weights)
+                function(*tensors)
             return time_calls(
-                lambda: function(*tensors, *weights),
+                lambda: function(*tensors),
                 repeats=repeats,
                 window_s=window_s,
                 most_windows=most_windows,
@@ -192,8 +190,4 @@ class Executor:
         EXTERNALS.release(self._digests)
 
     def _drop(self) -> None:
-        self._functions, self._arguments, self._staged, self._weights = {}, {}, {}, {}
-
-
-def _call_external(digest: str, *tensors: Any) -> None:
-    EXTERNALS(str(digest), [np.from_dlpack(tensor) for tensor in tensors])
+        self._functions, self._staged, self._weights = {}, {}, {}

@@ -27,6 +27,10 @@ class Fields:
         self._data: dict[str, Any] = data
         self._where = where
 
+    def has(self, name: str) -> bool:
+        """Whether the field is there: one that came later may be missing."""
+        return name in self._data
+
     def child(self, name: str) -> tuple[Any, str]:
         """A field's value, unchecked, with its place."""
         if name not in self._data:

@@ -194,6 +194,7 @@ class Manifest:
         batched: rows of the leading dimension are independent samples, so batches may be split, joined and padded;
             then the leading dimension of every input and output is the entry's batch size.
         created: ISO 8601, UTC.
+        frontend: ``relax`` or ``relay``: whose executor the library needs.
         format_version: layout of the artifact.
     """
 
@@ -206,6 +207,7 @@ class Manifest:
     entries: tuple[Entry, ...]
     batched: bool
     created: str = ""
+    frontend: str = "relax"
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -252,6 +254,7 @@ class Manifest:
             entries=tuple(Entry.from_json(*item) for item in fields.items("entries")),
             batched=fields.boolean("batched"),
             created=fields.text("created"),
+            frontend=fields.text("frontend") if fields.has("frontend") else "relax",
             format_version=version,
         )
 

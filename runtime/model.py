@@ -61,7 +61,7 @@ class Model:
         self._externals = dict(externals or {})
         self._entries = {entry.batch: entry for entry in manifest.entries}
         count = threads or min(manifest.threads, available_cpus())
-        self._executor = Executor(library, manifest.entries, weights, self._externals, count)
+        self._executor = Executor(library, manifest.entries, weights, self._externals, count, manifest.frontend)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ from joulec.costdb.store import CostStoreError
 from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Graph
 from joulec.passes.kernels.target import TargetError
+from joulec.passes.module_errors import ImportModuleError
 from joulec.passes.relax.export import Exporter
-from joulec.passes.relax.importer import ImportModuleError, import_relax
+from joulec.passes.relax.importer import import_relax
 from joulec.passes.relax.reference import relax_reference
 from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.rules import RULES

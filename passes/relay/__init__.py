@@ -1,6 +1,6 @@
 """The Relay back end (TVM 0.19)."""
 
-from joulec.passes.tvm_version import require_tvm
+from joulec.tvm_version import require_tvm
 
 require_tvm("relay")
 

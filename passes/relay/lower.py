@@ -93,7 +93,6 @@ def algorithm_text(algorithm: RelayAlgorithm) -> str:
     )
 
 
-@tvm.register_func(f"relay.ext.{COMPILER}", override=True)
 def compile_kernel(function: Any) -> Any:
     """Compile one function of an exported module; `relay.build` calls this.
 
@@ -101,7 +100,8 @@ def compile_kernel(function: Any) -> Any:
         A runtime module with one function, named by ``global_symbol``.
     """
     name = str(function.attrs["global_symbol"])
-    if DIGEST in function.attrs.keys():
+    attributes = dict(function.attrs.items())
+    if DIGEST in attributes:
         return compile_external(function, name)
     asked = json.loads(str(function.attrs[ALGORITHM]))
     target = tvm.target.Target(json.loads(asked["target"]))
@@ -113,6 +113,9 @@ def compile_kernel(function: Any) -> Any:
         lowered = relay.backend.te_compiler.get().lower(primitive, target)
         (body,) = lowered.funcs.functions.values()
         return tvm.build(tvm.IRModule({name: body.with_attr("global_symbol", name)}), target=target)
+
+
+tvm.register_func(f"relay.ext.{COMPILER}", compile_kernel, override=True)
 
 
 def compiled(spec: NodeSpec, algorithm: RelayAlgorithm) -> Any:

@@ -30,6 +30,13 @@ class BoundMethod(StrEnum):
     weights = "weights"
 
 
+class FrontendName(StrEnum):
+    """Compiling back ends."""
+
+    relax = "relax"
+    relay = "relay"
+
+
 class Inner(StrEnum):
     """How algorithms are assigned."""
 
@@ -133,6 +140,9 @@ SearchTime = Annotated[
     float | None, typer.Option("--search-time", parser=quantity("s"), help="End each search after this time.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random inputs.")]
+Frontend = Annotated[
+    FrontendName | None, typer.Option(help="Back end; default: the one that the installed TVM serves.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the CPUs this process may use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

@@ -1,4 +1,4 @@
-"""Opening what the options name: a workbench of the Relax back end, or a file of rows to replay."""
+"""Opening what the options name: a workbench of a compiling back end, or a file of rows to replay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joulec.passes.replay.bench import SCHEME, ReplayBench
 from joulec.progress import Progress
 
 if TYPE_CHECKING:
-    from joulec.passes.relax.workbench import Workbench
+    from joulec.passes.workbench import Workbench
 
 
 def open_bench(options: CompileOptions, progress: Progress) -> Bench:
@@ -46,6 +46,10 @@ def _replayed(options: CompileOptions) -> Path | None:
     return Path(costs.removeprefix(SCHEME)) if costs is not None and costs.startswith(SCHEME) else None
 
 
+_TVM_OWN = ("tvm", "relay")
+"""What the back ends call the lowering that always applies."""
+
+
 def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
     """Open what the options name; see `Workbench.open` for what it raises.
 
@@ -58,10 +62,12 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
             f"--costs {options.costs} replays measurements of another machine, for which nothing can be compiled or "
             "measured; search with joulec optimize"
         )
-    from joulec.passes.relax.workbench import Setup, Workbench
+    from joulec.frontends import chosen_frontend, load_tools
+    from joulec.passes.workbench import Setup
 
-    _check_exclusions(options.exclude_algorithms, progress)
-    bench = Workbench.open(
+    tools = load_tools(chosen_frontend(options.frontend))
+    _check_exclusions(options.exclude_algorithms, tools.families, progress)
+    bench = tools.workbench.open(
         Setup(
             target=options.target,
             threads=options.threads,
@@ -78,14 +84,10 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
     return bench
 
 
-def _check_exclusions(excluded: Sequence[str], progress: Progress) -> None:
+def _check_exclusions(excluded: Sequence[str], known: Sequence[str], progress: Progress) -> None:
     """A name that nothing has is most likely a slip, and would leave nothing out."""
-    from joulec.passes.kernels.registry import KERNELS
-    from joulec.passes.relax.backend import TVM_OWN
-
-    known = [kernel.name for kernel in KERNELS]
     for name in excluded:
-        if name == TVM_OWN:
-            raise OptionError(f"the algorithm {TVM_OWN} cannot be left out: it computes what no other algorithm does")
+        if name in _TVM_OWN:
+            raise OptionError(f"the algorithm {name} cannot be left out: it computes what no other algorithm does")
         if name not in known:
             progress.warn(f"no algorithm is called {name}, so none is left out; there are {', '.join(known)}")

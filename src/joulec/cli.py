@@ -18,6 +18,7 @@ from joulec.arguments import (
     Costs,
     Distance,
     Exclude,
+    Frontend,
     Inner,
     InnerMode,
     InputShapes,
@@ -89,6 +90,7 @@ def compile(
     search_time: SearchTime = None,
     seed: Seed = 0,
     threads: Threads = None,
+    frontend: Frontend = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into an artifact.
@@ -105,6 +107,7 @@ def compile(
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed,
         search_time_s=search_time, seed=seed, threads=threads,
+        frontend=None if frontend is None else frontend.value,
     )  # fmt: skip
     from joulec.compiler import compile_model
     from joulec.render import Display, show_compiled

@@ -16,11 +16,9 @@ import numpy.typing as npt
 import joulec
 from joulec.benches import open_workbench
 from joulec.faults import find_culprit
+from joulec.frontends import load_tools
 from joulec.options import CompileOptions
 from joulec.passes.graph import Graph, Node
-from joulec.passes.relax.build import build_library
-from joulec.passes.relax.export import Exported, Exporter
-from joulec.passes.relax.workbench import Workbench
 from joulec.passes.search.choices import Choice
 from joulec.passes.verification import (
     DEFAULT_TOLERANCE,
@@ -29,6 +27,7 @@ from joulec.passes.verification import (
     random_inputs,
     verify,
 )
+from joulec.passes.workbench import Workbench
 from joulec.progress import Progress, Silent
 from joulec.report import (
     describe_graph,
@@ -65,7 +64,7 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
     """Search, build, verify and measure.
 
     Args:
-        model: path of an ONNX file, an ``onnx.ModelProto``, or a Relax IRModule.
+        model: path of an ONNX file, an ``onnx.ModelProto``, or an IRModule (Relax, or Relay under TVM 0.19).
 
     Raises:
         VerificationError: the result differs from the original; the message names the rule or algorithm at fault.
@@ -97,7 +96,7 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
 
 
 def _build(found: Sequence[Searched], options: CompileOptions, bench: Workbench) -> Model:
-    exporter = Exporter()
+    exporter = load_tools(bench.backend.name).exporter(bench.target)
     for one in found:
         exporter.add(_function(one.source.batch), one.result.best.graph, one.result.best.assignment)
     exported = exporter.finish()
@@ -117,14 +116,15 @@ def _build(found: Sequence[Searched], options: CompileOptions, bench: Workbench)
         entries=entries,
         batched=all(one.source.batched for one in found),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        frontend=bench.backend.name,
     )
     return _load(exported, manifest, bench)
 
 
-def _load(exported: Exported, manifest: Manifest, bench: Workbench) -> Model:
+def _load(exported: Any, manifest: Manifest, bench: Workbench) -> Model:
     with tempfile.TemporaryDirectory(prefix="joulec-") as folder:
         library = Path(folder) / "library.so"
-        build_library(exported.module, bench.target, library)
+        load_tools(bench.backend.name).build_library(exported.module, bench.target, library)
         return Model(manifest, library, exported.weights, exported.externals, threads=bench.target.threads)
 
 
@@ -162,7 +162,9 @@ def _verify(model: Model, found: Sequence[Searched], options: CompileOptions, be
         try:
             results.append(verify(reference, _runner(model, one), inputs, tolerance))
         except VerificationError as error:
-            culprit = find_culprit(one, reference, inputs, tolerance, _variant_runner(one, bench))
+            culprit = find_culprit(
+                one, reference, inputs, tolerance, _variant_runner(one, bench), bench.backend.algorithms
+            )
             raise VerificationError(f"batch {one.source.batch}: {error}; {culprit}; nothing was written") from error
     return Verified(
         sum(result.inputs for result in results),
@@ -182,7 +184,7 @@ def _variant_runner(
     """Builds and runs any graph under any assignment, for bisection."""
 
     def run(graph: Graph, assignment: Mapping[Node, Choice], given: Mapping[str, _Array]) -> Sequence[_Array]:
-        exporter = Exporter()
+        exporter = load_tools(bench.backend.name).exporter(bench.target)
         exporter.add(_function(one.source.batch), graph, assignment)
         exported = exporter.finish()
         entry = Entry(
@@ -195,7 +197,17 @@ def _variant_runner(
             ),
             exported.entries[0].weights,
         )
-        manifest = Manifest(joulec.__version__, "", "", "", bench.target.threads, "", (entry,), batched=False)
+        manifest = Manifest(
+            joulec.__version__,
+            "",
+            "",
+            "",
+            bench.target.threads,
+            "",
+            (entry,),
+            batched=False,
+            frontend=bench.backend.name,
+        )
         with _load(exported, manifest, bench) as model:
             return _runner(model, one)(given)
 

@@ -8,24 +8,31 @@ from typing import Any
 
 import numpy.typing as npt
 
-from joulec.passes.graph import Graph, Node
-from joulec.passes.relax.backend import KernelAlgorithm
+from joulec.passes.backend import Algorithm
+from joulec.passes.graph import Graph, Node, NodeSpec
 from joulec.passes.search.choices import Choice
 from joulec.passes.verification import Reference, first_fault, largest_error
 from joulec.searching import Searched
 
 _Array = npt.NDArray[Any]
+Algorithms = Callable[[NodeSpec], Sequence[Algorithm]]
 Variant = Callable[[Graph, Mapping[Node, Choice], Mapping[str, _Array]], Sequence[_Array]]
 
 
 def find_culprit(
-    searched: Searched, reference: Reference, inputs: Sequence[Mapping[str, _Array]], tolerance: float, run: Variant
+    searched: Searched,
+    reference: Reference,
+    inputs: Sequence[Mapping[str, _Array]],
+    tolerance: float,
+    run: Variant,
+    algorithms: Algorithms,
 ) -> str:
     """Bisect from the original graph under TVM's own lowering to the result: substitutions first, then algorithms.
 
     Args:
         inputs: all that the result was compared on; it may differ on some of them only.
         run: computes a graph under an assignment.
+        algorithms: the back end's, its own lowering last.
 
     Returns:
         A clause for the error message.
@@ -34,7 +41,7 @@ def find_culprit(
     stages = [(list(steps), graph) for graph, steps in groupby(plan.applied, key=lambda step: step[1])]
     graphs = [searched.source.graph, *(graph for _, graph in stages)]
     choices = sorted({(node.spec.op.name, choice.algorithm.name) for node, choice in plan.assignment.items()})
-    changed = [pair for pair in choices if _is_native(pair, plan.assignment)]
+    changed = [pair for pair in choices if _is_native(pair, plan.assignment, algorithms)]
     steps = [_rules(rule for rule, _ in applied) for applied, _ in stages]
     steps += [f"the algorithm {algorithm} on {operator}" for operator, algorithm in changed]
 
@@ -42,7 +49,7 @@ def find_culprit(
         graph = graphs[min(count, len(graphs) - 1)]
         switched = set(changed[: max(0, count - len(stages))])
         assignment = {
-            node: choice if (node.spec.op.name, choice.algorithm.name) in switched else _plain(choice)
+            node: choice if (node.spec.op.name, choice.algorithm.name) in switched else _plain(node, choice, algorithms)
             for node, choice in _assignment(graph, plan.assignment).items()
         }
         return largest_error(run(graph, assignment, given), reference.run(given)) <= tolerance
@@ -59,16 +66,12 @@ def _rules(names: Iterable[str]) -> str:
     return f"the rule {' or '.join(dict.fromkeys(names))}"
 
 
-def _is_native(pair: tuple[str, str], assignment: Mapping[Node, Choice]) -> bool:
+def _is_native(pair: tuple[str, str], assignment: Mapping[Node, Choice], algorithms: Algorithms) -> bool:
     return any(
-        (node.spec.op.name, choice.algorithm.name) == pair and _kernel_of(choice) is not None
+        (node.spec.op.name, choice.algorithm.name) == pair
+        and _plain(node, choice, algorithms).algorithm.name != choice.algorithm.name
         for node, choice in assignment.items()
     )
-
-
-def _kernel_of(choice: Choice) -> KernelAlgorithm | None:
-    algorithm = choice.algorithm
-    return algorithm if isinstance(algorithm, KernelAlgorithm) and algorithm.kernel is not None else None
 
 
 def _assignment(graph: Graph, final: Mapping[Node, Choice]) -> Mapping[Node, Choice]:
@@ -77,9 +80,7 @@ def _assignment(graph: Graph, final: Mapping[Node, Choice]) -> Mapping[Node, Cho
     return {node: final.get(node, some) for node in graph.nodes}
 
 
-def _plain(choice: Choice) -> Choice:
+def _plain(node: Node, choice: Choice, algorithms: Algorithms) -> Choice:
     """The same node under TVM's own lowering (an external call stays one)."""
-    algorithm = _kernel_of(choice)
-    if algorithm is None:
-        return choice
-    return Choice(KernelAlgorithm(None, (), algorithm.target, algorithm.roofline), choice.cost)
+    known = () if node.spec.op.is_view else algorithms(node.spec)
+    return Choice(known[-1], choice.cost) if known else choice

@@ -34,6 +34,7 @@ class CompileOptions:
         search_time_s: seconds after which a search returns the best so far, measuring included.
         seed: seed of random inputs.
         retry_failed: measure again what failed in an earlier run.
+        frontend: ``relax`` or ``relay``; None takes the one that the installed TVM serves.
     """
 
     objective: str | Callable[..., Any] | Any = "energy"
@@ -57,6 +58,7 @@ class CompileOptions:
     search_time_s: float | None = None
     seed: int = 0
     retry_failed: bool = False
+    frontend: Literal["relax", "relay"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -75,8 +77,11 @@ class CompileOptions:
             ("inner", ("exact", "neighbourhood", "none")),
             ("bound_method", ("exact", "weights")),
             ("protocol", ("adaptive", "paper")),
+            ("frontend", (None, "relax", "relay")),
         ):
-            _require(getattr(self, name) in known, name, f"one of {', '.join(known)}", getattr(self, name))
+            _require(
+                getattr(self, name) in known, name, f"one of {', '.join(filter(None, known))}", getattr(self, name)
+            )
 
 
 class OptionError(ValueError):

@@ -44,12 +44,12 @@ def read_sources(
     """Read a model for each batch size asked for, or as it stands.
 
     Args:
-        model: path of an ONNX file, a ModelProto, or a Relax IRModule.
+        model: path of an ONNX file, a ModelProto, or an IRModule (Relax, or Relay under TVM 0.19).
         fuses: what the back end can fuse.
 
     Raises:
         ModelError: the ONNX model cannot be read or does not take a batch size.
-        ImportModuleError: the Relax module cannot be read.
+        ImportModuleError: the IRModule cannot be read.
         SourceError: the model is something else, or the batch sizes do not fit.
     """
     sizes = None if batch_sizes is None else sorted(set(batch_sizes))
@@ -59,9 +59,9 @@ def read_sources(
         wanted: list[int | None] = [None] if sizes is None else [*sizes]
         return [_from_onnx(model, fuses, size, input_shapes or {}) for size in wanted]
     if type(model).__name__ == "IRModule":
-        return [_from_relax(model, fuses, sizes)]
+        return [_from_module(model, fuses, sizes)]
     raise SourceError(
-        f"a model is the path of an ONNX file, an onnx.ModelProto or a Relax IRModule, not {type(model).__name__}"
+        f"a model is the path of an ONNX file, an onnx.ModelProto or an IRModule, not {type(model).__name__}"
     )
 
 
@@ -77,20 +77,20 @@ def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mappin
     return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model))
 
 
-def _from_relax(module: Any, fuses: Fuses, sizes: Sequence[int] | None) -> Source:
-    from joulec.passes.relax.importer import import_relax
-    from joulec.passes.relax.reference import relax_reference
+def _from_module(module: Any, fuses: Fuses, sizes: Sequence[int] | None) -> Source:
+    from joulec.frontends import chosen_frontend, load_tools
 
-    imported = import_relax(module)
+    tools = load_tools(chosen_frontend(None))
+    imported = tools.import_module(module)
     leading = {value.type.shape[:1] for value in (*imported.inputs, *imported.outputs)}
     size = next(iter(leading))[0] if len(leading) == 1 and () not in leading else None
     if sizes is not None and sizes != [size]:
         raise SourceError(
-            f"a Relax module is compiled for its own shapes (batch {size}); it cannot be made for batch sizes {sizes}"
+            f"an IRModule is compiled for its own shapes (batch {size}); it cannot be made for batch sizes {sizes}"
         )
     graph = canonicalise(imported, fuses)
     names = [value.name for value in graph.inputs]
-    return Source(size or 1, _leads_with(graph, size), graph, lambda: relax_reference(module, names))
+    return Source(size or 1, _leads_with(graph, size), graph, lambda: tools.reference(module, names))
 
 
 def _leads_with(graph: Graph, batch: int | None) -> bool:

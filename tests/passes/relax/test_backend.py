@@ -10,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from joulec.passes import digest as digest_module
+from joulec.passes.digest import source_digest
 from joulec.passes.graph import (
     Activation,
     Add,
@@ -27,8 +29,7 @@ from joulec.passes.graph import (
 )
 from joulec.passes.kernels.registry import KERNELS
 from joulec.passes.kernels.target import cpu_target
-from joulec.passes.relax import backend as backend_module
-from joulec.passes.relax.backend import TVM_OWN, source_digest
+from joulec.passes.relax.backend import TVM_OWN
 from joulec.profiler.cpu import cpu_facts
 from joulec.profiler.device import local_cpu
 
@@ -205,12 +206,12 @@ class TestDigests:
         spec = Node.make(Opaque("Thing", "onnx", b"a", (X.type,), (X.type,)), (X,)).spec
         (algorithm,) = backend.algorithms(spec)
         before = backend.key(spec, algorithm)
-        backend_module._external_engine.cache_clear()
-        monkeypatch.setattr(backend_module.metadata, "version", lambda name: "9.9")
+        digest_module.external_engine.cache_clear()
+        monkeypatch.setattr(digest_module.metadata, "version", lambda name: "9.9")
         assert backend.key(spec, algorithm).digest == "onnxruntime-9.9"
         assert backend.key(spec, algorithm).id != before.id
         monkeypatch.undo()
-        backend_module._external_engine.cache_clear()
+        digest_module.external_engine.cache_clear()
 
 
 class TestAlgorithms:

@@ -10,8 +10,8 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from joulec.costdb.open import open_store
+from joulec.passes.module_errors import ImportModuleError
 from joulec.passes.relax import EnergyAwareOptimize
-from joulec.passes.relax.importer import ImportModuleError
 from joulec.passes.relax.workbench import Setup
 from joulec.passes.search.objective import ObjectiveError
 from joulec.passes.search.results import SearchOptions

@@ -12,7 +12,8 @@ from tvm.script import tirx as T
 
 from joulec.passes.graph import Opaque, TensorType
 from joulec.passes.graph.evaluate import evaluate
-from joulec.passes.relax.importer import ImportModuleError, import_relax
+from joulec.passes.module_errors import ImportModuleError
+from joulec.passes.relax.importer import import_relax
 
 op = relax.op
 

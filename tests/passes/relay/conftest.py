@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from joulec.passes.tvm_version import installed_frontend
+from joulec.tvm_version import installed_frontend
 
 os.environ.setdefault("TOPHUB_LOCATION", "NONE")  # no download of tuning logs
 HERE = installed_frontend() == "relay"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joulec.passes import tvm_version
+from joulec import tvm_version
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""How each TVM runs a library's functions: 0.27 by Relax's virtual machine, 0.19 by one graph executor per function."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.runtime.external import EXTERNALS, FUNCTION
+from joulec.runtime.manifest import Entry
+
+_Array = npt.NDArray[Any]
+
+
+class Machine(Protocol):
+    """A loaded library.
+
+    Attributes:
+        reuses: whether the next call overwrites what a call returned.
+    """
+
+    reuses: bool
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """An aligned tensor."""
+
+    def wrap(self, array: _Array) -> Any:
+        """A tensor in the array's memory, which is aligned."""
+
+    def view(self, tensor: Any) -> _Array:
+        """An array in the tensor's memory."""
+
+    def function(self, entry: Entry, weights: Sequence[Any]) -> Callable[..., Any]:
+        """What takes the inputs and returns a tensor or several."""
+
+
+class RelaxMachine:
+    """The virtual machine of TVM 0.27."""
+
+    reuses = False
+
+    def __init__(self, tvm: Any, library: Path) -> None:
+        tvm.register_global_func(FUNCTION, partial(_call_external, np.from_dlpack), override=True)
+        self._machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+        self.empty: Callable[..., Any] = partial(tvm.runtime.empty, device=tvm.cpu())
+        self.wrap: Callable[[_Array], Any] = tvm.runtime.from_dlpack
+        self.view: Callable[[Any], _Array] = np.from_dlpack
+
+    def function(self, entry: Entry, weights: Sequence[Any]) -> Callable[..., Any]:
+        """See `Machine`."""
+        function = self._machine[entry.function]
+        return lambda *inputs: function(*inputs, *weights)
+
+
+class RelayMachine:
+    """Graph executors of TVM 0.19; weights are set once and shared by all."""
+
+    reuses = True
+
+    def __init__(self, tvm: Any, library: Path) -> None:
+        tvm.register_func(FUNCTION, partial(_call_external, _view), override=True)
+        self._tvm = tvm
+        self._library = tvm.runtime.load_module(str(library))
+        self.empty: Callable[..., Any] = tvm.nd.empty
+        self.wrap: Callable[[_Array], Any] = tvm.nd.from_dlpack
+
+    def view(self, tensor: Any) -> _Array:
+        """See `Machine`."""
+        return _view(tensor)
+
+    def function(self, entry: Entry, weights: Sequence[Any]) -> Callable[..., Any]:
+        """See `Machine`."""
+        from tvm.contrib import graph_executor
+
+        create = self._library.get_function(entry.function, query_imports=True)
+        machine = graph_executor.GraphModule(create(self._tvm.cpu()))
+        for digest, weight in zip(entry.weights, weights, strict=True):
+            if machine.get_input_index(f"w_{digest}") >= 0:  # what no kernel reads has no place
+                machine.module["set_input_zero_copy"](f"w_{digest}", weight)
+        places = [machine.get_input_index(_word(tensor.name)) for tensor in entry.inputs]
+        put, run, take = (machine.module[name] for name in ("set_input_zero_copy", "run", "get_output"))
+        count = machine.get_num_outputs()
+
+        def call(*inputs: Any) -> list[Any]:
+            for place, tensor in zip(places, inputs, strict=True):
+                if place >= 0:
+                    put(place, tensor)
+            run()
+            return [take(index) for index in range(count)]
+
+        return call
+
+
+def make_machine(frontend: str, tvm: Any, library: Path) -> Machine:
+    """The machine that a library of a back end needs."""
+    return RelayMachine(tvm, library) if frontend == "relay" else RelaxMachine(tvm, library)
+
+
+def _view(tensor: Any) -> _Array:
+    """An array in the memory of a tensor of TVM 0.19, whose DLPack numpy takes as read-only."""
+    described = tensor.handle.contents
+    shape, dtype = tuple(tensor.shape), np.dtype(tensor.dtype)
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = (ctypes.c_uint8 * size).from_address(described.data + described.byte_offset)
+    array: _Array = np.frombuffer(raw, dtype).reshape(shape)
+    return array
+
+
+def _word(name: str) -> str:
+    """The name that the exporter gives an input in the module."""
+    word = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "input"
+    return word if not word[0].isdigit() else f"_{word}"
+
+
+def _call_external(view: Callable[[Any], _Array], digest: str, *tensors: Any) -> None:
+    EXTERNALS(str(digest), [view(tensor) for tensor in tensors])

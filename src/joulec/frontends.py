@@ -1,0 +1,78 @@
+"""The compiling back ends and what `joulec.compiler` needs of each, loaded when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from joulec.tvm_version import Frontend, installed_frontend, require_tvm
+
+if TYPE_CHECKING:
+    from joulec.passes.graph import Graph
+    from joulec.passes.kernels.kernel import CpuTarget
+    from joulec.passes.verification import Reference
+    from joulec.passes.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Tools:
+    """One back end.
+
+    Attributes:
+        frontend: its name.
+        workbench: the kind of bench on which it searches.
+        exporter: makes an exporter (`add` per graph, then `finish`) for a target.
+        build_library: compiles what was exported to a shared library.
+        import_module: an IRModule's ``main`` as a graph.
+        reference: what computes an unoptimised IRModule, with the names of its inputs.
+        families: names of algorithms that may be left out.
+    """
+
+    frontend: Frontend
+    workbench: type[Workbench]
+    exporter: Callable[[CpuTarget], Any]
+    build_library: Callable[[Any, CpuTarget, Path], None]
+    import_module: Callable[[Any], Graph]
+    reference: Callable[[Any, Sequence[str]], Reference]
+    families: tuple[str, ...]
+
+
+def chosen_frontend(asked: str | None) -> Frontend:
+    """The back end asked for, or the one that the installed TVM serves; Relax where there is none.
+
+    Raises:
+        ImportError: its TVM is missing, or the other one is installed; the message names the extra.
+    """
+    frontend: Frontend = "relay" if (asked or installed_frontend()) == "relay" else "relax"
+    require_tvm(frontend)
+    return frontend
+
+
+def load_tools(frontend: Frontend) -> Tools:
+    """The tools of a back end whose TVM is installed."""
+    return _relay() if frontend == "relay" else _relax()
+
+
+def _relax() -> Tools:
+    from joulec.passes.kernels.registry import KERNELS
+    from joulec.passes.relax.build import build_library
+    from joulec.passes.relax.export import Exporter
+    from joulec.passes.relax.importer import import_relax
+    from joulec.passes.relax.reference import relax_reference
+    from joulec.passes.relax.workbench import Workbench
+
+    families = tuple(kernel.name for kernel in KERNELS)
+    return Tools("relax", Workbench, lambda target: Exporter(), build_library, import_relax, relax_reference, families)
+
+
+def _relay() -> Tools:
+    from joulec.passes.relay.algorithm import FAMILIES
+    from joulec.passes.relay.build import build_library
+    from joulec.passes.relay.export import Exporter
+    from joulec.passes.relay.importer import import_relay
+    from joulec.passes.relay.reference import relay_reference
+    from joulec.passes.relay.workbench import Workbench
+
+    return Tools("relay", Workbench, Exporter, build_library, import_relay, relay_reference, FAMILIES)

@@ -1,0 +1,127 @@
+"""Models through the Relay back end: compiled, saved, loaded, run, and compared with the original."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper
+import pytest
+import tvm
+from tvm import relay
+
+import joulec
+from joulec.passes.relay.reference import relay_reference
+from joulec.passes.verification import relative_error
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+
+from light_models import example_input, prepare
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["squeezenet", "inception_v1", "resnet50"])
+def test_networks_equal_the_unoptimised_relay_module(name, tmp_path):
+    model = prepare(name)
+    feeds = example_input(model)
+    compiled = joulec.compile(model, objective="time", costs="model", budget=2, threads=2)
+    assert compiled.manifest.frontend == "relay"
+    assert compiled.manifest.compiler.startswith("tvm-0.19")
+    path = tmp_path / "model.joulec"
+    compiled.save(path)
+    with joulec.load(path) as loaded:
+        (found,) = loaded.run([feeds[key] for key in loaded.input_names])
+    module, params = relay.frontend.from_onnx(model)
+    assert not params, "weights are constants"
+    (wanted,) = relay_reference(module, list(feeds)).run(feeds)
+    assert np.std(wanted) > 1.0
+    assert relative_error(found, wanted) < 1e-4
+    compiled.close()
+
+
+def dense_model():
+    """Two rows of a small classifier, with an operator that only ONNX knows."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((8, 4)).astype("float32")
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "w"], ["a"], transB=1),
+        onnx.helper.make_node("CumSum", ["a", "axis"], ["b"]),
+        onnx.helper.make_node("Relu", ["b"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "dense",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 8])],
+        [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(np.array(1, "int64"), "axis")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return model, weights
+
+
+def test_several_batch_sizes_in_one_artifact(tmp_path):
+    model, weights = dense_model()
+    compiled = joulec.compile(model, costs="model", batch_sizes=[1, 4], threads=1)
+    compiled.save(tmp_path / "model.joulec")
+    x = np.random.default_rng(1).standard_normal((7, 4)).astype("float32")
+    with joulec.load(tmp_path / "model.joulec") as loaded:
+        assert loaded.batch_sizes == (1, 4)
+        found = loaded(x)
+        again = loaded(x * 2)
+    wanted = np.maximum(np.cumsum(x @ weights.T, axis=1), 0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(again, 2 * wanted, rtol=1e-4, atol=1e-5)
+    compiled.close()
+
+
+def test_a_session_runs_it():
+    model, weights = dense_model()
+    compiled = joulec.compile(model, costs="model", batch_sizes=[1, 4], threads=1)
+    x = np.ones((1, 4), "float32")
+    with compiled.session() as session:
+        found = session.submit(x).result()
+    np.testing.assert_allclose(found, np.maximum(np.cumsum(x @ weights.T, axis=1), 0), rtol=1e-4, atol=1e-5)
+    compiled.close()
+
+
+def test_relay_modules_are_models_too():
+    x = relay.var("x", shape=(2, 3))
+    module = tvm.IRModule.from_expr(relay.Function([x], relay.tanh(relay.cumsum(x, axis=1))))
+    compiled = joulec.compile(module, costs="model", threads=1)
+    given = np.ones((2, 3), "float32")
+    np.testing.assert_allclose(compiled(given), np.tanh(np.cumsum(given, axis=1)), rtol=1e-5)
+    compiled.close()
+
+
+def test_the_relax_back_end_is_refused_with_its_extra():
+    with pytest.raises(ImportError, match=r"joulec\[relax\]"):
+        joulec.compile(dense_model()[0], costs="model", batch_sizes=[1], frontend="relax")
+
+
+def test_the_command_line_says_the_same(tmp_path, capsys):
+    from joulec.__main__ import main
+
+    path = tmp_path / "model.onnx"
+    onnx.save(dense_model()[0], path)
+    given = ["compile", str(path), "-o", str(tmp_path / "m.joulec"), "--costs", "model", "--batch-sizes", "2"]
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(run_command(main, [*given, "--frontend", "relay", "--threads", "1", "--json"]))
+    assert ended.value.code in (0, None)
+    report = json.loads(capsys.readouterr().out)
+    assert report["verified"]["max_relative_error"] < 1e-4
+    assert {one["algorithm"] for one in report["entries"]["2"]["assignment"]} & {"dense_pack.x86", "dense_nopack.x86"}
+
+
+def run_command(main, arguments):
+    """The exit code of the command line."""
+    before = sys.argv
+    sys.argv = ["joulec", *arguments]
+    try:
+        return main()
+    except SystemExit as ended:
+        return ended.code
+    finally:
+        sys.argv = before
