@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from joulec.passes.graph import Activation, Add, Concat, MatMul, Split, Step, TensorType
+from joulec.passes.kernels import rotation
 from joulec.passes.kernels import workload as module
 from joulec.passes.kernels.arena import (
     CONSTANT_SPAN,
@@ -48,7 +49,7 @@ def test_several_results(name, make, host, small_caches):
 
 def test_results_are_those_of_the_operator(make, host, small_caches, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "_call", lambda function, ring, calls: seen.append((function, next(ring))))
+    monkeypatch.setattr(rotation, "_call", lambda function, ring, calls: seen.append((function, next(ring))))
     monkeypatch.setattr(module, "_packed_overhead_s", lambda count: 0.0)
     spec = make(Add(), [(4, 5), (4, 5)], epilogue=[RELU]).spec
     build(KernelPayload(spec, "elementwise", (("parallel", 0),), host, seed=3)).run(1)
@@ -60,7 +61,7 @@ def test_results_are_those_of_the_operator(make, host, small_caches, monkeypatch
 def test_constants_rotate_further_than_the_last_level_cache_and_the_rest_does_not(make, small_caches):
     spec = make(MatMul(), [(2, 100), (100, 100)], constants=[1]).spec
     types = [operand.type for operand in spec.operands]
-    ring = module._ring(spec, types, spec.results, Arena(0))
+    ring = rotation.ring_of(spec, types, spec.results, Arena(0), module._tensor)
     places = [{_address(arguments[index]) for arguments in ring} for index in range(3)]
     assert len(places[1]) * 40000 >= CONSTANT_SPAN * (1 << 20)
     assert len(places[0]) == len(places[2]) == RUNTIME_COPIES

@@ -40,3 +40,12 @@ def test_told_from_the_package_alone(monkeypatch, tmp_path, folders, wanted):
     monkeypatch.delitem(sys.modules, "tvm", raising=False)
     importlib.invalidate_caches()
     assert tvm_version.installed_frontend() == wanted
+
+
+def test_the_back_end_itself():
+    """Shows in the main environment's report that the other tests of this folder run elsewhere."""
+    if tvm_version.installed_frontend() != "relay":
+        pytest.skip("TVM 0.19 is not installed here: make test-relay tests the Relay back end")
+    import joulec.passes.relay as back_end
+
+    assert back_end.EnergyAwareOptimize.__name__ == "EnergyAwareOptimize"
