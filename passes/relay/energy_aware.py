@@ -18,7 +18,7 @@ from joulec.passes.relay.workbench import Setup, Workbench
 from joulec.passes.rules import RULES
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import SearchOptions, SearchResult
+from joulec.passes.search.results import SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError
 from joulec.passes.verification import DEFAULT_TOLERANCE, random_inputs, verify
 

@@ -14,7 +14,7 @@ from joulec.passes.module_errors import ImportModuleError
 from joulec.passes.relay import EnergyAwareOptimize
 from joulec.passes.relay.algorithm import CONV_BLOCKED, RelayAlgorithm, kernel_name
 from joulec.passes.search.objective import ObjectiveError
-from joulec.passes.search.outer import SearchOptions
+from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import Bounds, BoundsError
 from joulec.passes.workbench import Setup
 
