@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
-.PHONY: demo test test-relay test-gpu lint type bench bench-policies clean
+.PHONY: demo test test-relay test-gpu lint type bench bench-policies bench-relay clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -44,6 +44,9 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+bench-relay: $(RELAY_READY)
+	$(RELAY_VENV)/bin/python tests/benchmarks/bench_relay.py
 
 $(RELAY_READY): pyproject.toml
 	$(PYTHON) -m venv $(RELAY_VENV)
