@@ -251,6 +251,9 @@ def run(
         float | None, typer.Option("--duration", parser=quantity("s"), help="Keep it busy this long, e.g. 20s.")
     ] = None,
     meter: Annotated[str | None, typer.Option(help="As of compile; or scripted:FILE.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the timeline: .png, .svg or .pdf, with --duration.")
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -271,12 +274,23 @@ def run(
     from joulec.render import show_run
     from joulec.running import RunOptions, run_artifact
 
+    if plot is not None:
+        from joulec.options import OptionError
+        from joulec.plot_sweep import check_plot
+
+        if duration is None:
+            raise OptionError("--plot needs --duration: a single run has no timeline")
+        check_plot(plot)
     options = RunOptions(
         inputs=inputs, outputs=outputs, repeat=repeat, print_time=print_time, power_cap_w=power_cap,
         cap_file=cap_file, policy=policy, cap_margin=cap_margin, latency_slo_s=latency_slo, duration_s=duration,
         meter=meter, metrics_port=metrics_port, threads=threads, seed=seed,
     )  # fmt: skip
     report = run_artifact(artifact, options)
+    if plot is not None:
+        from joulec.plot_run import draw_run
+
+        draw_run(report["session"], plot)
     if as_json:
         print_json(report)
     show_run(report)

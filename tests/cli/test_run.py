@@ -84,7 +84,10 @@ def test_the_batch_size_follows_a_cap_that_halves_and_returns(here, every_size_p
         "scripted:watts.json",
         "--policy",
         "paper",
+        "--plot",
+        "run.svg",
     )["session"]
+    assert "power in W (simulated)" in (here.folder / "run.svg").read_text()
     assert session["power_source"] == "simulated"
     timeline = session["timeline"]
     for begin_s, cap_w in caps.items():
