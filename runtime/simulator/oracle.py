@@ -59,9 +59,9 @@ def oracle_throughput(
             rate, watts = float(rates[frugal]) * min(share, 1.0), min(cap, float(means[frugal]))
         possible = rate * _GRID_S
         if arrivals is not None:
-            queued = min(queued + arrivals.at(t_s) * _GRID_S, _QUEUE_BATCHES * device.batches[-1])
-            possible = min(possible, queued)
-            queued -= possible
+            arrived = queued + arrivals.at(t_s) * _GRID_S
+            possible = min(possible, arrived)
+            queued = min(arrived - possible, _QUEUE_BATCHES * device.batches[-1])
         rows += possible
         rise_k = rise_k * kept + temperature.kelvin_per_w * watts * leakage * (1 - kept)
     return rows / duration_s

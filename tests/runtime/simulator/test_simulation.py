@@ -178,6 +178,15 @@ def test_a_load_with_pauses_is_served():
     assert outcome.rows == pytest.approx(200 * 10 + 400 * 10, rel=0.05)
 
 
+def test_the_oracle_serves_a_burst_while_it_arrives():
+    device = p40("MobV1", "Caltech")
+    burst = Trace((0.0, 10.0), (900.0, 0.0))
+    served = oracle_throughput(
+        dataclasses.replace(device, batches=(1, 16)), Trace.constant(250.0), 20.0, arrivals=burst
+    )
+    assert served == pytest.approx(900.0 * 10 / 20, rel=0.02)
+
+
 def test_jobs_in_processes_give_the_same():
     jobs = paper_jobs()[:2]
     short = [dataclasses.replace(job, device=job.device) for job in jobs]
