@@ -89,7 +89,7 @@ CASES = {
     "cap trace with words": ((*SESSION, "--cap-file", "words.csv"), "words.csv, line 2: expected t_s,cap_w"),
     "cap trace that goes back": ((*SESSION, "--cap-file", "back.csv"), "back.csv, line 3: times must ascend"),
     "unknown policy": ((*SESSION, "--power-cap", "10W", "--policy", "luck"), "unknown policy 'luck'"),
-    "margin of zero": ((*SESSION, "--power-cap", "10W", "--cap-margin", "0"), "cap_margin must lie in (0, 1]"),
+    "margin of zero": ((*SESSION, "--power-cap", "10W", "--cap-margin", "0"), "--cap-margin must lie in (0, 1]"),
     "meter script missing": ((*SESSION, "--meter", "scripted:missing.json"), "missing.json"),
     "meter script unreadable": ((*SESSION, "--meter", "scripted:absurd.cap"), "absurd.cap"),
     "session on one cap too small": ((*SESSION, "--power-cap", "0W"), "greater than zero"),

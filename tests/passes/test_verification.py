@@ -213,7 +213,7 @@ class TestWhatIsAtFault:
 
     def test_a_wrong_rule(self, model, monkeypatch):
         from joulec import compiler
-        from joulec.passes.relax import workbench
+        from joulec.passes import workbench
 
         monkeypatch.setattr(workbench, "RULES", (*RULES, DropBias()))
         with pytest.raises(VerificationError, match=r"batch 1: .*the rule drop-bias is at fault.*nothing was written"):
@@ -251,7 +251,7 @@ class TestWhatIsAtFault:
 
     def test_nothing_is_written(self, small, monkeypatch, capsys):
         from joulec.__main__ import main
-        from joulec.passes.relax import workbench
+        from joulec.passes import workbench
 
         monkeypatch.setattr(workbench, "RULES", (*RULES, DropBias()))
         out = small.with_suffix(".joulec")
