@@ -13,6 +13,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_S = 30.0
 """How long SQLite waits for another process's transaction."""
+CACHE_KIB = 64 << 10
+"""How much of a SQLite file a connection keeps at most. The file is not mapped: one cut short would end the process."""
 CONNECT_TIMEOUT_S = 10
 """How long a PostgreSQL server may take to answer."""
 WRITING = {"joulec_begin": "BEGIN IMMEDIATE"}
@@ -33,6 +35,7 @@ def sqlite_engine(path: Path) -> Engine:
     def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         # With a write-ahead log, a commit is in the kernel's hands when it returns: it outlives the process.
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, DateTime, Double, String, Text
+from sqlalchemy import JSON, CheckConstraint, DateTime, Double, Index, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
 from joulec.costdb.preference import measured_at, measurement_digest
 from joulec.costdb.store import KEY_FIELDS
+
+LOOKUP_INDEX = "ix_joulec_costs_lookup"
+LOOKUP_NAMES = ("time_s", "energy_j", "time_source", "energy_source", "spread", "samples", "failure_kind")
+"""Columns that a look-up reads: they stand in an index behind the id, so that only failures are read from the table."""
+OUTCOME_NAMES = (*LOOKUP_NAMES, "failure_reason")
 
 
 class Base(DeclarativeBase):
@@ -53,6 +58,7 @@ class CostRow(_Measured, Base):
     __tablename__ = "joulec_costs"
     __table_args__ = (
         CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_costs_one_outcome"),
+        Index(LOOKUP_INDEX, "id", *LOOKUP_NAMES),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -70,21 +76,8 @@ class SupersededRow(_Measured, Base):
     id: Mapped[str] = mapped_column(String(64), index=True)
 
 
-OUTCOME_COLUMNS = (
-    CostRow.time_s,
-    CostRow.energy_j,
-    CostRow.time_source,
-    CostRow.energy_source,
-    CostRow.spread,
-    CostRow.samples,
-    CostRow.failure_kind,
-    CostRow.failure_reason,
-)
-OUTCOME_NAMES = tuple(column.key for column in OUTCOME_COLUMNS)
-
-
 def outcome_of(time_s: Any, *others: Any) -> Cost | Failure:
-    """The cost or failure in the values of the `OUTCOME_COLUMNS`; the table's check holds."""
+    """The cost or failure in the columns `OUTCOME_NAMES`; the table's check holds."""
     *rest, failure_kind, failure_reason = others
     return Cost(time_s, *rest) if failure_kind is None else Failure(failure_kind, failure_reason or "")
 

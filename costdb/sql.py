@@ -20,10 +20,10 @@ from joulec.costdb.errors import translated
 from joulec.costdb.journal import Journal
 from joulec.costdb.locks import FileLocks, Locks, ServerLocks
 from joulec.costdb.merging import merge_rows
-from joulec.costdb.models import OUTCOME_COLUMNS, CostRow, SupersededRow, measurement_of, outcome_of, values_of
+from joulec.costdb.models import CostRow, SupersededRow, measurement_of, outcome_of, values_of
 from joulec.costdb.retry import Retry
 from joulec.costdb.schema import Prepared, prepare
-from joulec.costdb.statements import among, replace
+from joulec.costdb.statements import lookup, replace
 from joulec.costdb.store import CostStore, CostStoreError, Merged, StoreInfo, checked, settled
 
 ROWS_PER_PAGE = 1000
@@ -75,11 +75,9 @@ class SqlStore(CostStore):
     def get_many(self, keys: Iterable[CostKey]) -> dict[CostKey, Cost | Failure]:
         """See `CostStore.get_many`."""
         by_id = {key.id: key for key in keys}
-        query = select(CostRow.id, *OUTCOME_COLUMNS).where(among(self._engine.dialect.name, sorted(by_id)))
-        return self._run(
-            self._reader,
-            lambda session: {by_id[row[0]]: outcome_of(*row[1:]) for row in session.connection().execute(query)},
-        )
+        query, ids = lookup(self._engine.dialect.name, sorted(by_id))
+        found = self._run(self._reader, lambda session: session.connection().execute(query, ids).all())
+        return {by_id[key_id]: outcome_of(*outcome) for key_id, *outcome in found}
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:
         """See `CostStore.put_many`.

@@ -93,7 +93,7 @@ def test_merging_prefers_the_better_and_keeps_every_measurement(filled, tmp_path
 
 
 def test_a_current_database_is_not_upgraded(filled):
-    assert json.loads(run(filled, ("db", "upgrade", "--json")).stdout) == {"from": "0002", "to": "0002", "backup": None}
+    assert json.loads(run(filled, ("db", "upgrade", "--json")).stdout) == {"from": "0003", "to": "0003", "backup": None}
 
 
 def damaged(text, tmp_path):

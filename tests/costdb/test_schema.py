@@ -1,6 +1,10 @@
 """Creating, upgrading and refusing databases."""
 
+import dataclasses
+import hashlib
+import json
 import logging
+import math
 import shutil
 import sqlite3
 from pathlib import Path
@@ -12,9 +16,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, insert, inspect, make_url, text
 
 from joulec.costdb import schema
-from joulec.costdb.cost import Failure
+from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
 from joulec.costdb.engine import postgres_engine, sqlite_engine
-from joulec.costdb.models import Base, CostRow, values_of
+from joulec.costdb.models import Base, CostRow, SupersededRow, values_of
 from joulec.costdb.open import open_store
 from joulec.costdb.schema import MIGRATIONS, VERSION_TABLE, prepare
 from joulec.costdb.store import CostStoreError, Merged
@@ -22,8 +26,8 @@ from joulec.costdb.store import CostStoreError, Merged
 NEXT = '''"""Tell hosts apart."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0003_9.1.0"
-down_revision = "0002_0.1.0"
+revision = "0004_9.1.0"
+down_revision = "0003_0.1.0"
 def upgrade():
     op.add_column("joulec_costs", sa.Column("host", sa.Text(), nullable=True))
     op.create_index("ix_joulec_costs_host", "joulec_costs", ["host"])
@@ -35,7 +39,7 @@ def next_migrations(tmp_path: Path) -> Path:
     """The migrations of a later joulec."""
     folder = tmp_path / "100% later"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0003_9.1.0_host.py").write_text(NEXT)
+    (folder / "versions" / "0004_9.1.0_host.py").write_text(NEXT)
     return folder
 
 
@@ -53,7 +57,7 @@ def prepare_with(migrations: Path, url: str) -> str:
 
 def test_the_migrations_make_what_the_models_say(database_url):
     with open_store(database_url) as store:
-        assert store.info().schema_version == "0002"
+        assert store.info().schema_version == "0003"
     engine = engine_of(database_url)
     with engine.connect() as connection:
         options = {"version_table": VERSION_TABLE, "compare_type": True}
@@ -80,20 +84,20 @@ def test_an_older_database_is_upgraded_in_place(database_url, row, next_migratio
     with open_store(database_url) as store:
         store.put_many(row(i) for i in range(50))
     with caplog.at_level(logging.WARNING):
-        assert prepare_with(next_migrations, database_url) == "0003"
+        assert prepare_with(next_migrations, database_url) == "0004"
     engine = engine_of(database_url)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*), count(host) FROM joulec_costs")).one() == (50, 0)
     engine.dispose()
-    assert prepare_with(next_migrations, database_url) == "0003"
+    assert prepare_with(next_migrations, database_url) == "0004"
     if not database_url.startswith("postgresql"):
-        assert "costs.db.schema-0002.bak" in caplog.text
+        assert "costs.db.schema-0003.bak" in caplog.text
 
 
 def test_the_copy_beside_holds_what_was_there_before(tmp_path, row, next_migrations):
     path = tmp_path / "costs.db"
     rows = {row(i).key: row(i) for i in range(50)}
-    taken = path.with_name("costs.db.schema-0002.bak")
+    taken = path.with_name("costs.db.schema-0003.bak")
     taken.write_text("somebody else's")
     with open_store(str(path)) as store:
         store.put_many(rows.values())
@@ -101,7 +105,7 @@ def test_the_copy_beside_holds_what_was_there_before(tmp_path, row, next_migrati
         assert Path(f"{path}-wal").stat().st_size > 0
         prepare_with(next_migrations, str(path))
     assert taken.read_text() == "somebody else's"
-    with open_store(str(path.with_name("costs.db.schema-0002.2.bak"))) as copy:
+    with open_store(str(path.with_name("costs.db.schema-0003.2.bak"))) as copy:
         assert {m.key: m for m in copy.rows()} == rows
 
 
@@ -109,7 +113,7 @@ def test_a_later_database_is_refused_with_the_version_to_install(database_url, r
     with open_store(database_url) as store:
         store.put_many([row(1)])
     prepare_with(next_migrations, database_url)
-    with pytest.raises(CostStoreError, match=r"later joulec \(schema 0003\).*'joulec>=9\.1\.0'"):
+    with pytest.raises(CostStoreError, match=r"later joulec \(schema 0004\).*'joulec>=9\.1\.0'"):
         open_store(database_url)
     engine = engine_of(database_url)
     with engine.connect() as connection:
@@ -120,7 +124,7 @@ def test_a_later_database_is_refused_with_the_version_to_install(database_url, r
 def test_an_upgrade_that_fails_changes_nothing(database_url, row, next_migrations):
     with open_store(database_url) as store:
         store.put_many([row(1)])
-    broken = next_migrations / "versions" / "0003_9.1.0_host.py"
+    broken = next_migrations / "versions" / "0004_9.1.0_host.py"
     broken.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')
     with pytest.raises(CostStoreError, match="nowhere"):
         prepare_with(next_migrations, database_url)
@@ -161,16 +165,52 @@ def test_missing_migrations_ask_for_a_new_installation(tmp_path):
     assert schema.MIGRATIONS.is_dir()
 
 
-def test_the_first_schema_is_upgraded_when_it_is_opened(database_url, row, tmp_path):
-    first = tmp_path / "first"
-    shutil.copytree(MIGRATIONS, first, ignore=shutil.ignore_patterns("__pycache__", "0002*"))
-    assert prepare_with(first, database_url) == "0001"
+def old_id(key: CostKey) -> str:
+    """What a row's id was up to schema 0002."""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(key), sort_keys=True).encode()).hexdigest()
+
+
+def old_values(measurement: Measurement) -> dict[str, object]:
+    return values_of(measurement) | {"id": old_id(measurement.key)}
+
+
+def old_superseded_values(measurement: Measurement) -> dict[str, object]:
+    outcome = {"kind": type(measurement.outcome).__name__, **vars(measurement.outcome)}
+    parts = [old_id(measurement.key), outcome, dict(measurement.provenance)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return old_values(measurement) | {"measurement_digest": digest}
+
+
+def make_old(database_url: str, folder: Path, number: int, *rows: tuple[type[Base], list[dict[str, object]]]) -> None:
+    """A database of an earlier schema with rows in its tables."""
+    later = [f"{n:04}*" for n in range(number + 1, 100)]
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", *later))
+    assert prepare_with(folder, database_url) == f"{number:04}"
     engine = engine_of(database_url)
     with engine.begin() as connection:
-        connection.execute(insert(CostRow), [values_of(row(i)) for i in range(3)])
+        for table, values in rows:
+            connection.execute(insert(table), values)
     engine.dispose()
+
+
+def test_the_first_schema_is_upgraded_when_it_is_opened(database_url, row, tmp_path):
+    make_old(database_url, tmp_path / "first", 1, (CostRow, [old_values(row(i)) for i in range(3)]))
     with open_store(database_url) as store:
-        assert (store.prepared.before, store.prepared.schema_version) == ("0001", "0002")
+        assert (store.prepared.before, store.prepared.schema_version) == ("0001", "0003")
         assert {m.key: m for m in store.rows()} == {row(i).key: row(i) for i in range(3)}
         assert store.merge([row(1, Failure("run", "x"))]) == Merged(worse=1)
         assert (store.prepared.backup is None) == database_url.startswith("postgresql")
+
+
+def test_rows_of_the_second_schema_are_found_under_their_new_ids(database_url, row, tmp_path):
+    """Texts with quotes, line ends and letters of all kinds: the ids come from SQL or from Python."""
+    strange = row(3, operator='"é\\ 電\n\t\U0001f600', device="")
+    kept = [row(0), row(1, Failure("crash", "signal 11")), strange]
+    worse = [row(0, Cost(1.0, None, "measured", None, math.inf, 1)), row(0, Failure("run", "é"))]
+    worse.append(row(0, Cost(2.0, 3.0, "measured", "rapl", 0.25, 7)))
+    rows = (CostRow, [old_values(m) for m in kept]), (SupersededRow, [old_superseded_values(m) for m in worse])
+    make_old(database_url, tmp_path / "second", 2, *rows)
+    with open_store(database_url) as store:
+        assert store.get_many([m.key for m in kept]) == {m.key: m.outcome for m in kept}
+        assert store.merge([*kept, *worse]) == Merged(same=6)
+        assert sorted(map(str, store.rows(superseded=True))) == sorted(map(str, worse))
