@@ -30,7 +30,7 @@ from joulec.costdb.models import CostRow, values_of
 from joulec.costdb.open import open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
-from postgres_server import NoServerError, Server  # noqa: E402
+from postgres_server import NoServerError, Server
 
 DEVICES, OPERATORS, ALGORITHMS = 5, 20_000, 10
 KEYS = 10_000
