@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,27 +40,25 @@ class Journal:
         """
         return Journal(home / FOLDER / f"{hashlib.sha256(database.encode()).hexdigest()[:16]}.jsonl", database)
 
-    def keep(self, measurements: Sequence[Measurement]) -> str:
+    def keep(self, measurements: Sequence[Measurement]) -> None:
         """Append measurements, each in one piece and on the disk when this returns.
 
-        Returns:
-            What to tell the user, as the end of a sentence.
+        Raises:
+            OSError: they cannot be written; nothing of them is.
         """
         lines = "".join(map(line_of, measurements)).encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = self._locked(os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = self._locked(os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            try:
-                _write_all(descriptor, lines)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            return f"nor can the journal {self.path} be written ({error.strerror}): the last measurement is lost"
-        return (
-            f"the last measurement is kept in {self.path}, "
-            f"and joulec db merge {self.path} --costs '{self.database}' brings it in later"
-        )
+            _write_all(descriptor, lines)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def merging(self) -> str:
+        """The command that brings it in."""
+        return f"joulec db merge {shlex.quote(str(self.path))} --costs {shlex.quote(self.database)}"
 
     @contextmanager
     def taken(self) -> Iterator[Iterator[Measurement]]:

@@ -56,7 +56,7 @@ class FileLocks:
         with self._guard:
             if name in self._held:
                 return False
-            self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -13,11 +14,14 @@ from sqlalchemy.exc import ArgumentError
 from joulec.costdb.engine import postgres_engine, sqlite_engine
 from joulec.costdb.journal import Journal
 from joulec.costdb.memory import MemoryStore
+from joulec.costdb.retry import Retry
 from joulec.costdb.sql import SqlStore
 from joulec.costdb.store import CostStore, CostStoreError
 
 URL_VARIABLE = "JOULEC_COSTS"
 """Environment variable that names the database where none is given; the same forms as `open_store` takes."""
+PATIENCE_VARIABLE = "JOULEC_COSTS_PATIENCE_S"
+"""Environment variable: for how many seconds a server that restarts is waited for, where not for 30."""
 _FORMS = "a path, sqlite:///PATH, postgresql://USER@HOST/DATABASE or memory:"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: C:\costs.db is a path
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
@@ -109,4 +113,18 @@ def _open_postgres(url: URL) -> CostStore:
         raise CostStoreError(
             f"a PostgreSQL cost database needs the driver psycopg ({error}); pip install 'joulec[postgres]'"
         ) from error
-    return SqlStore(engine, journal=Journal.of(url.render_as_string(hide_password=True), data_directory()))
+    named = url.set(drivername="postgresql").render_as_string(hide_password=True)
+    return SqlStore(engine, retry=_retry(), journal=Journal.of(named, data_directory()))
+
+
+def _retry() -> Retry:
+    given = os.environ.get(PATIENCE_VARIABLE)
+    if not given:
+        return Retry()
+    try:
+        patience_s = float(given)
+    except ValueError:
+        patience_s = -1.0
+    if not 0.0 <= patience_s < math.inf:
+        raise CostStoreError(f"{PATIENCE_VARIABLE} is {given!r}; give a number of seconds")
+    return Retry(patience_s=patience_s)

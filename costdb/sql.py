@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC
 from itertools import islice
 from pathlib import Path
@@ -21,10 +21,10 @@ from joulec.costdb.journal import Journal
 from joulec.costdb.locks import FileLocks, Locks, ServerLocks
 from joulec.costdb.merging import merge_rows
 from joulec.costdb.models import CostRow, SupersededRow, measurement_of, outcome_of, values_of
-from joulec.costdb.retry import Retry
+from joulec.costdb.retry import Retry, passes
 from joulec.costdb.schema import Prepared, prepare
 from joulec.costdb.statements import lookup, replace
-from joulec.costdb.store import CostStore, CostStoreError, Merged, StoreInfo, checked, settled
+from joulec.costdb.store import CostStore, CostStoreError, Merged, ServerLostError, StoreInfo, checked, settled
 
 ROWS_PER_PAGE = 1000
 _T = TypeVar("_T")
@@ -34,7 +34,9 @@ class SqlStore(CostStore):
     """Keeps measurements in one table of a SQL database; see `CostStore` for the contract.
 
     Attributes:
+        name: the database in the user's words: its path, or its URL without the password.
         prepared: what opening did to the schema.
+        path: the SQLite file, None for a server.
         journal: where measurements go that the database does not take; None for nowhere.
     """
 
@@ -53,19 +55,20 @@ class SqlStore(CostStore):
             CostStoreError: it cannot be opened, or is a later joulec's or another program's.
         """
         self._engine = engine
-        self._path = path
-        self._where = str(path) if path is not None else engine.url.render_as_string(hide_password=True)
+        self.path = path
+        self._url = engine.url.set(drivername=engine.dialect.name).render_as_string(hide_password=True)
+        self.name = self._url if path is None else str(path)
         self._reader = engine
         self._writer = engine.execution_options(**WRITING)
         self._retry = retry or Retry()
         self._closed = False
         self.journal = journal
         try:
-            self.prepared: Prepared = prepare(engine, self._where, path)
+            self.prepared: Prepared = prepare(engine, self.name, path)
             self._file = None if path is None else path.stat()
         except OSError as error:
             engine.dispose()
-            raise translated(error, self._where) from error
+            raise translated(error, self.name) from error
         except CostStoreError:
             engine.dispose()
             raise
@@ -94,7 +97,7 @@ class SqlStore(CostStore):
         except CostStoreError as error:
             if self.journal is None or self._closed:
                 raise
-            raise CostStoreError(f"{error}; {self.journal.keep(kept)}") from error
+            raise _kept(error, self.journal, kept) from error
 
     def merge(self, measurements: Iterable[Measurement]) -> Merged:
         """See `CostStore.merge`."""
@@ -108,9 +111,9 @@ class SqlStore(CostStore):
         """See `CostStore.try_lock`."""
         self._check_open()
         try:
-            return self._retry.run(lambda: self._locks.try_lock(name), self._where)
+            return self._retry.run(lambda: self._locks.try_lock(name), self.name)
         except (SQLAlchemyError, OSError) as error:
-            raise translated(error, self._where) from error
+            raise self._raised(error) from error
 
     def unlock(self, name: str) -> None:
         """See `CostStore.unlock`."""
@@ -134,8 +137,8 @@ class SqlStore(CostStore):
         for time_source, energy_source, rows in by_pair:
             by_source.update({source: rows for source in (time_source, energy_source) if source is not None})
         return StoreInfo(
-            url=self._engine.url.set(drivername=self._engine.dialect.name).render_as_string(hide_password=True),
-            path=self._path,
+            url=self._url,
+            path=self.path,
             schema_version=self.prepared.schema_version,
             rows=count,
             failures=failures,
@@ -191,21 +194,37 @@ class SqlStore(CostStore):
             return done
 
         try:
-            return self._retry.run(once, self._where)
+            return self._retry.run(once, self.name)
         except (SQLAlchemyError, ValueError) as error:
-            raise translated(error, self._where) from error
+            raise self._raised(error) from error
+
+    def _raised(self, error: Exception) -> CostStoreError:
+        said = translated(error, self.name)
+        lost = self.path is None and isinstance(error, SQLAlchemyError) and passes(error)
+        return ServerLostError(str(said)) if lost else said
 
     def _check_open(self) -> None:
         """Raise where the store was closed, or its file deleted or replaced."""
         if self._closed:
-            raise CostStoreError(f"cost database {self._where}: the store is closed; open another")
-        if self._path is None or self._file is None:
+            raise CostStoreError(f"cost database {self.name}: the store is closed; open another")
+        if self.path is None or self._file is None:
             return
         try:
-            if os.path.samestat(self._path.stat(), self._file):
+            if os.path.samestat(self.path.stat(), self._file):
                 return
         except OSError:
             pass  # it is not there: said below
         raise CostStoreError(
-            f"cost database {self._where} was deleted or replaced while it was in use; start again to begin a new one"
+            f"cost database {self.name} was deleted or replaced while it was in use; start again to begin a new one"
         )
+
+
+def _kept(error: CostStoreError, journal: Journal, measurements: Sequence[Measurement]) -> CostStoreError:
+    """The error to raise once measurements that the database did not take are in the journal, or are not."""
+    try:
+        journal.keep(measurements)
+    except OSError as full:
+        return CostStoreError(
+            f"{error}; nor can the journal {journal.path} be written ({full.strerror}): the last measurement is lost"
+        )
+    return type(error)(f"{error}; the last measurement is kept in {journal.path}, {journal.merging} brings it in later")

@@ -20,6 +20,10 @@ class CostStoreError(RuntimeError):
     """A cost database that cannot be opened, read or written. The message says what is wrong, where, what to do."""
 
 
+class ServerLostError(CostStoreError):
+    """A server that answers no more, and was waited for in vain. What was to be put lies in the journal."""
+
+
 @dataclass(frozen=True)
 class StoreInfo:
     """What a store holds.
@@ -92,6 +96,11 @@ class CostStore(ABC):
       it. A server that is restarted is waited for. What ``put_many`` could not keep goes to a journal where the store
       has one, which the message names.
     """
+
+    @property
+    def lost(self) -> str | None:
+        """What became of measurements, and what to do, where the database was lost; None as long as it takes them."""
+        return None
 
     @abstractmethod
     def get_many(self, keys: Iterable[CostKey]) -> dict[CostKey, Cost | Failure]:

@@ -14,13 +14,25 @@ from joulec.passes.search.objective import Objective
 
 @dataclass
 class ProfilingTotals:
-    """What measuring came to over all searches."""
+    """What measuring came to over all searches.
+
+    Attributes:
+        measured: costs found now.
+        reused: costs known before, or found by others meanwhile.
+        failed: failures found now.
+        failed_before: failures known before, or found by others meanwhile; not tried again.
+        unknown: still without an outcome.
+        seconds: spent on measuring.
+        journal: where measurements went once the database was lost; None where it took them all.
+    """
 
     measured: int = 0
     reused: int = 0
     failed: int = 0
+    failed_before: int = 0
     unknown: int = 0
     seconds: float = 0.0
+    journal: str | None = None
 
 
 class Fuses(Protocol):

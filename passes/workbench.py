@@ -6,9 +6,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
+from joulec.costdb.continuing import going_on
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
 from joulec.costdb.open import open_store
 from joulec.costdb.store import CostStore
@@ -99,8 +101,12 @@ class Workbench:
         raise NotImplementedError
 
     @classmethod
-    def open(cls, setup: Setup) -> Self:
+    def open(cls, setup: Setup, warn: Callable[[str], None] = lambda message: None) -> Self:
         """Open everything that the setup names.
+
+        Args:
+            setup: what was asked for.
+            warn: told, now and later, what the user should know of the cost database.
 
         Raises:
             TargetError: the target is unknown.
@@ -124,10 +130,15 @@ class Workbench:
             roofline=cpu_roofline(facts, threads),
             excluded=frozenset(setup.exclude_algorithms),
         )
-        store = None if roofline_only else open_store(setup.costs)
+        profiling = ProfilingTotals()
+
+        def lost(journal: Path) -> None:
+            profiling.journal = str(journal)
+
+        store = None if roofline_only else going_on(open_store(setup.costs), warn, lost)
         if store is not None and setup.retry_failed:
             store = cast(CostStore, RetryingStore(store))
-        return cls(setup, target, device, meter, backend, store)
+        return cls(setup, target, device, meter, backend, store, profiling=profiling)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -154,7 +165,7 @@ class Workbench:
             self.measure,
             objective,
             self.energy_model,
-            self._count_reused,
+            self._count_known,
         )
 
     @property
@@ -205,7 +216,7 @@ class Workbench:
         def found_by_others(key: CostKey, outcome: Cost | Failure) -> None:
             learn(key, outcome)
             self._unknown.discard(key)
-            self.profiling.reused += isinstance(outcome, Cost)
+            self._count_known(isinstance(outcome, Cost), isinstance(outcome, Failure))
 
         self.on_batch(len(candidates))
         summary = profile(candidates, self.store, self._harness, found, wanted, give_up_s, found_by_others)
@@ -214,8 +225,9 @@ class Workbench:
         self.profiling.unknown = len(self._unknown)
         self.profiling.seconds += summary.seconds
 
-    def _count_reused(self, count: int) -> None:
-        self.profiling.reused += count
+    def _count_known(self, costs: int, failures: int) -> None:
+        self.profiling.reused += costs
+        self.profiling.failed_before += failures
 
     def limit_search(self, seconds: float | None) -> None:
         """Measure nothing more after so many seconds from now; None lifts an earlier limit, but not the deadline."""

@@ -77,7 +77,7 @@ class MeasuredCosts:
         objective: decides which candidates can still win; None measures everything.
         energy_source: source of the joules that are asked for.
         energy_model: joules of (work, seconds) where energy is an estimate; None where a sensor measures it.
-        on_reuse: told how many known costs a look-up found.
+        on_known: told how many known costs, and how many known failures, a look-up found.
         counts: how often a spec occurs in what is searched, where that is known; else once.
     """
 
@@ -87,7 +87,7 @@ class MeasuredCosts:
     measure: Measure | None = None
     objective: Objective | None = None
     energy_model: EnergyModel | None = None
-    on_reuse: Callable[[int], None] = lambda count: None
+    on_known: Callable[[int, int], None] = lambda costs, failures: None
     counts: Mapping[NodeSpec, int] = field(default_factory=dict)
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
@@ -106,7 +106,8 @@ class MeasuredCosts:
             for algorithm in self.backend.algorithms(spec)
         ]
         known = self.store.get_many([key for key, _, _ in entries]) if entries else {}
-        self.on_reuse(sum(isinstance(outcome, Cost) for outcome in known.values()))
+        costs = sum(isinstance(outcome, Cost) for outcome in known.values())
+        self.on_known(costs, len(known) - costs)
         if self.measure is not None:
             race = _Race(self, known)
             missing = race.contenders(entries)

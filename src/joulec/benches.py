@@ -76,7 +76,8 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
             protocol=options.protocol,
             exclude_algorithms=tuple(options.exclude_algorithms),
             retry_failed=options.retry_failed,
-        )
+        ),
+        progress.warn,
     )
     bench.on_batch = progress.batch
     bench.on_candidate = progress.candidate

@@ -214,14 +214,17 @@ def profile(
         exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed, threads=threads,
     )  # fmt: skip
+    from joulec.costdb.store import CostStoreError
     from joulec.render import Display, show_profiling
     from joulec.searching import profile_model
 
     with Display(time_budget) as display:
-        report = profile_model(model, options, display, time_budget)
+        report, lost = profile_model(model, options, display, time_budget)
     if as_json:
         print_json(report)
     show_profiling(report)
+    if lost is not None:
+        raise CostStoreError(lost)
 
 
 @app.command()

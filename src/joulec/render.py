@@ -156,7 +156,8 @@ def show_profiling(report: Mapping[str, Any]) -> None:
     out = console()
     out.print(
         f"known: {of['measured'] + of['reused']} ({of['measured']} measured now, {of['reused']} before or by others); "
-        f"failed now: {of['failed']}; unknown: {of['unknown']}; {of['seconds']:.1f} s of measuring",
+        f"failed: {of['failed'] + of['failed_before']} ({of['failed']} now); unknown: {of['unknown']}; "
+        f"{of['seconds']:.1f} s of measuring",
         markup=False,
     )
     if of["unknown"]:
@@ -206,12 +207,13 @@ def _shown(value: float | None, show: Any) -> str:
 
 
 def _show_profiling_line(out: Console, profiling: Mapping[str, Any]) -> None:
-    unknown = f", {profiling['unknown']} left unknown" if profiling.get("unknown") else ""
     out.print(
         f"cost database: {profiling['measured']} measured in {profiling['seconds']:.1f} s, "
-        f"{profiling['reused']} reused, {profiling['failed']} failed{unknown}",
+        f"{profiling['reused']} reused, {profiling['failed']} failed",
         markup=False,
     )
+    if "journal" in profiling:
+        out.print(f"the cost database went away: what was measured since is in {profiling['journal']}", markup=False)
 
 
 def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:

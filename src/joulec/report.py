@@ -106,13 +106,24 @@ def entry_json(result: SearchResult, measured: Budget | None) -> dict[str, Any]:
 
 
 def profiling_json(profiling: ProfilingTotals) -> dict[str, Any]:
-    """What measuring came to, as ``compile`` and ``optimize`` report it."""
+    """What measuring came to, as ``compile`` and ``optimize`` report it.
+
+    ``journal``, only where the cost database was lost, is where measurements went from then on.
+    """
+    lost = {} if profiling.journal is None else {"journal": profiling.journal}
     return {
         "measured": profiling.measured,
         "reused": profiling.reused,
         "failed": profiling.failed,
         "seconds": profiling.seconds,
+        **lost,
     }
+
+
+def profile_json(profiling: ProfilingTotals) -> dict[str, Any]:
+    """What measuring came to, as ``profile`` reports it, with what failed before and what is still unknown."""
+    rest = {"failed_before": profiling.failed_before, "unknown": profiling.unknown}
+    return {"profiling": profiling_json(profiling) | rest}
 
 
 def verified_json(verified: Verified | None) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from joulec.passes.search.results import SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError, Totals
 from joulec.progress import Progress
 from joulec.quantities import show_energy, show_time
-from joulec.report import profiling_json
+from joulec.report import profile_json
 from joulec.sources import Source, read_sources
 
 
@@ -88,11 +88,14 @@ def search_all(
 
 def profile_model(
     model: Any, options: CompileOptions, progress: Progress, time_budget_s: float | None = None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str | None]:
     """Measure what a search of the model needs, the most valuable first, until all is known or the time is spent.
 
     First the model's own operators, the costliest first and each by one algorithm before any by a second; then what
     substitutions bring, from the best graph on. Done again it goes on where it ended.
+
+    Returns:
+        The report, and what became of measurements where the cost database was lost (else None).
     """
     with open_workbench(options, progress) as bench:
         if time_budget_s is not None:
@@ -102,7 +105,7 @@ def profile_model(
         except CostingError:
             if time.monotonic() < bench.deadline_s:
                 raise
-        return {"profiling": {**profiling_json(bench.profiling), "unknown": bench.profiling.unknown}}
+        return profile_json(bench.profiling), None if bench.store is None else bench.store.lost
 
 
 def _nearest(batch: int, totals: Totals, objective: Objective) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "support"))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from cli_support import FEW, ROWS, Command, Compiled, small_model
+from postgres_server import Server, server_or_skip
 
 
 @pytest.fixture
@@ -48,3 +51,10 @@ def batches(home: Path, model: Path) -> Compiled:
     done = command("compile", model, "-o", artifact, "--batch-sizes", sizes, "--costs", "model", *every, "--json")
     assert done.returncode == 0, done.stderr
     return Compiled(model, artifact, done, command)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A running PostgreSQL server that the test may stop and start."""
+    with server_or_skip() as server:
+        yield server

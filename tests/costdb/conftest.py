@@ -9,7 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
-from postgres_server import NoServerError, Server
+from postgres_server import Server, server_or_skip
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
 from joulec.costdb.open import open_store
@@ -47,31 +47,18 @@ def row() -> Callable[..., Measurement]:
     return _row
 
 
-def _server() -> Server:
-    """A server that runs; skips the test where none can be had."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'joulec[postgres]'")
-    try:
-        server = Server()
-    except NoServerError as error:
-        pytest.skip(str(error))
-    server.start()
-    return server
-
-
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[Path]:
     """The folder of a running server's Unix socket."""
-    server = _server()
-    yield server.root
-    server.remove()
+    with server_or_skip() as server:
+        yield server.root
 
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
     """A running server that the test may stop and start."""
-    server = _server()
-    yield server
-    server.remove()
+    with server_or_skip() as server:
+        yield server
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 
 class NoServerError(RuntimeError):
@@ -92,8 +93,25 @@ class Server:
             self.process.kill()
             self.process.wait()
 
-    def remove(self) -> None:
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Stop it, if it runs, and remove its data."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
         shutil.rmtree(self.root)
+
+
+def server_or_skip() -> Server:
+    """A server that runs, as a context; skips the test where none can be had."""
+    import pytest
+
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'joulec[postgres]'")
+    try:
+        server = Server()
+    except NoServerError as error:
+        pytest.skip(str(error))
+    server.start()
+    return server

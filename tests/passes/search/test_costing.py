@@ -152,11 +152,11 @@ class TestLookUps:
 
     def test_a_second_run_measures_nothing(self, make):
         for expected in (4, 0):
-            reused = []
-            costs, profiler = make(self.TABLE, self.OUTCOMES, on_reuse=reused.append)
+            known = []
+            costs, profiler = make(self.TABLE, self.OUTCOMES, on_known=lambda *counts, to=known: to.append(counts))
             costs.prepare({RELU, TANH, ADD})
             assert len(profiler.measured) == expected
-            assert reused == [4 - expected]
+            assert known == [(4 - expected, 0)]
             assert [choice.algorithm.name for choice in costs.options(RELU).choices] == ["a", "b"]
 
     def test_order_of_algorithms_is_the_back_ends(self, make):
