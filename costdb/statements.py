@@ -15,17 +15,19 @@ from joulec.costdb.models import LOOKUP_INDEX, LOOKUP_NAMES, CostRow, Superseded
 _OUTCOMES = (
     f"SELECT c.id, {', '.join(f'c.{name}' for name in LOOKUP_NAMES)}, CASE WHEN c.failure_kind IS NOT NULL THEN "
     f"(SELECT failed.failure_reason FROM {CostRow.__tablename__} AS failed WHERE failed.id = c.id) END "
-    f"FROM {CostRow.__tablename__} AS c"
 )
 _LOOKUP = {
     # SQLite would take the primary key's index, being unique, and then fetch every row.
-    "sqlite": text(f"{_OUTCOMES} INDEXED BY {LOOKUP_INDEX} WHERE c.id IN (SELECT value FROM json_each(:ids))"),
-    "postgresql": text(f"{_OUTCOMES} WHERE c.id = ANY(:ids)"),
+    "sqlite": text(
+        f"{_OUTCOMES} FROM json_each(:ids) AS asked "
+        f"CROSS JOIN {CostRow.__tablename__} AS c INDEXED BY {LOOKUP_INDEX} WHERE c.id = asked.value"
+    ),
+    "postgresql": text(f"{_OUTCOMES} FROM {CostRow.__tablename__} AS c WHERE c.id = ANY(:ids)"),
 }
 
 
 def lookup(dialect: str, ids: Sequence[str]) -> tuple[TextClause, dict[str, object]]:
-    """The query, with its parameters, for id and outcome (`OUTCOME_NAMES`) of any number of rows."""
+    """The query, with its parameters, for id and outcome (`OUTCOME_NAMES`) of any number of distinct ids."""
     return _LOOKUP[dialect], {"ids": json.dumps(ids) if dialect == "sqlite" else list(ids)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -91,6 +91,7 @@ class Workbench:
     profiling: ProfilingTotals = field(default_factory=ProfilingTotals)
     _harness: Harness | None = None
     _unknown: set[CostKey] = field(default_factory=set)
+    _counted: set[CostKey] = field(default_factory=set)
 
     roofline_costs = RooflineCosts
     measured_costs = MeasuredCosts
@@ -210,13 +211,14 @@ class Workbench:
 
         def found(measurement: Measurement) -> None:
             learn(measurement.key, measurement.outcome)
+            self._counted.add(measurement.key)
             self._unknown.discard(measurement.key)
             self.on_result(measurement)
 
         def found_by_others(key: CostKey, outcome: Cost | Failure) -> None:
             learn(key, outcome)
             self._unknown.discard(key)
-            self._count_known(isinstance(outcome, Cost), isinstance(outcome, Failure))
+            self._count_known({key: outcome})
 
         self.on_batch(len(candidates))
         summary = profile(candidates, self.store, self._harness, found, wanted, give_up_s, found_by_others)
@@ -225,9 +227,13 @@ class Workbench:
         self.profiling.unknown = len(self._unknown)
         self.profiling.seconds += summary.seconds
 
-    def _count_known(self, costs: int, failures: int) -> None:
+    def _count_known(self, known: Mapping[CostKey, Cost | Failure]) -> None:
+        """Count each outcome that this run did not find itself once, however often it is looked up."""
+        new = {key: outcome for key, outcome in known.items() if key not in self._counted}
+        self._counted.update(new)
+        costs = sum(isinstance(outcome, Cost) for outcome in new.values())
         self.profiling.reused += costs
-        self.profiling.failed_before += failures
+        self.profiling.failed_before += len(new) - costs
 
     def limit_search(self, seconds: float | None) -> None:
         """Measure nothing more after so many seconds from now; None lifts an earlier limit, but not the deadline."""

@@ -66,6 +66,15 @@ def _unpriced(spec: NodeSpec) -> _Unpriced | None:
     return _EFFECT if isinstance(spec.op, Opaque) and not spec.op.pure else None
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One algorithm of one spec, and where its cost is kept."""
+
+    key: CostKey
+    spec: NodeSpec
+    algorithm: Algorithm
+
+
 @dataclass
 class MeasuredCosts:
     """Costs from a store; what is unknown is measured where a profiler is at hand.
@@ -77,7 +86,7 @@ class MeasuredCosts:
         objective: decides which candidates can still win; None measures everything.
         energy_source: source of the joules that are asked for.
         energy_model: joules of (work, seconds) where energy is an estimate; None where a sensor measures it.
-        on_known: told how many known costs, and how many known failures, a look-up found.
+        on_known: told the outcomes that a look-up found.
         counts: how often a spec occurs in what is searched, where that is known; else once.
     """
 
@@ -87,7 +96,7 @@ class MeasuredCosts:
     measure: Measure | None = None
     objective: Objective | None = None
     energy_model: EnergyModel | None = None
-    on_known: Callable[[int, int], None] = lambda costs, failures: None
+    on_known: Callable[[Mapping[CostKey, Cost | Failure]], None] = lambda known: None
     counts: Mapping[NodeSpec, int] = field(default_factory=dict)
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
@@ -96,30 +105,47 @@ class MeasuredCosts:
         """Look all specs up in one query, then measure what is unknown and may win."""
         unseen = sorted((spec for spec in set(specs) if spec not in self._options), key=str)
         for spec in unseen:
-            free = _unpriced(spec)
+            free = self.free(spec)
             if free is not None:
-                self._options[spec] = Options([Choice(free, Cost(0.0, 0.0, "measured", self.energy_source))])
-        entries = [
-            (self.backend.key(spec, algorithm), spec, algorithm)
-            for spec in unseen
-            if spec not in self._options
-            for algorithm in self.backend.algorithms(spec)
-        ]
-        known = self.store.get_many([key for key, _, _ in entries]) if entries else {}
-        costs = sum(isinstance(outcome, Cost) for outcome in known.values())
-        self.on_known(costs, len(known) - costs)
-        if self.measure is not None:
-            race = _Race(self, known)
-            missing = race.contenders(entries)
-            if missing:
-                self.measure(missing, race.may_win, known.__setitem__, race.give_up_s)
+                self._options[spec] = free
+        entries = self.entries(spec for spec in unseen if spec not in self._options)
+        known = self._measured(entries, None)
         found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if spec not in self._options}
-        for key, spec, algorithm in entries:
-            outcome = known.get(key)
+        for entry in entries:
+            outcome = known.get(entry.key)
             if isinstance(outcome, Cost) and (outcome.energy_j is not None or not self._needs_energy):
-                found[spec].append(Choice(algorithm, outcome))
+                found[entry.spec].append(Choice(entry.algorithm, outcome))
         for spec, choices in found.items():
             self._options[spec] = Options(choices)
+
+    def entries(self, specs: Iterable[NodeSpec]) -> list[Entry]:
+        """All algorithms of some specs; none of what has no price."""
+        priced = [spec for spec in specs if _unpriced(spec) is None]
+        return [
+            Entry(self.backend.key(spec, one), spec, one) for spec in priced for one in self.backend.algorithms(spec)
+        ]
+
+    def free(self, spec: NodeSpec) -> Options | None:
+        """The only choice of a spec that has no price; None for all others."""
+        algorithm = _unpriced(spec)
+        if algorithm is None:
+            return None
+        return Options([Choice(algorithm, Cost(0.0, 0.0, "measured", self.energy_source))])
+
+    def measure_in_order(self, wanted: Sequence[Entry]) -> None:
+        """Measure what is unknown of some candidates and may win, in this order; what it gives is in the store."""
+        self._measured(self.entries(dict.fromkeys(entry.spec for entry in wanted)), wanted)
+
+    def _measured(self, entries: Sequence[Entry], wanted: Sequence[Entry] | None) -> dict[CostKey, Cost | Failure]:
+        """Outcomes of all algorithms of some specs: looked up at once, then measured where wanted (None: all)."""
+        known = self.store.get_many([entry.key for entry in entries]) if entries else {}
+        self.on_known(dict(known))
+        if self.measure is not None:
+            race = _Race(self, known, entries)
+            missing = race.contenders(race.ordered(entries) if wanted is None else wanted)
+            if missing:
+                self.measure(missing, race.may_win, known.__setitem__, race.give_up_s)
+        return known
 
     @property
     def _needs_energy(self) -> bool:
@@ -161,27 +187,30 @@ class _Race:
     and the objective never rewards that (it is monotone).
     """
 
-    def __init__(self, costs: MeasuredCosts, known: Mapping[CostKey, Cost | Failure]) -> None:
+    def __init__(self, costs: MeasuredCosts, known: Mapping[CostKey, Cost | Failure], entries: Sequence[Entry]) -> None:
         self._costs = costs
         self._known = known
         self._entrants: dict[CostKey, tuple[NodeSpec, Algorithm]] = {}
         self._rivals: dict[NodeSpec, list[CostKey]] = {}
+        for entry in entries:
+            self._entrants[entry.key] = (entry.spec, entry.algorithm)
+            self._rivals.setdefault(entry.spec, []).append(entry.key)
 
-    def contenders(self, entries: Sequence[tuple[CostKey, NodeSpec, Algorithm]]) -> list[Candidate]:
-        """Candidates without a known outcome that may win, the most valuable first.
+    def ordered(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The most valuable first.
 
         Each spec's first algorithm comes before any other's second, so that time that runs out leaves as few specs as
         may be without any; among these, what takes the most time by its roofline, over all its occurrences, is first.
         """
-        for key, spec, algorithm in entries:
-            self._entrants[key] = (spec, algorithm)
-            self._rivals.setdefault(spec, []).append(key)
-        backend = self._costs.backend
         place = {key: place for rivals in self._rivals.values() for place, key in enumerate(rivals)}
         worth = {spec: self._costs.counts.get(spec, 1) * self._costs.lower_bound(spec)[0] for spec in self._rivals}
-        ordered = sorted(entries, key=lambda entry: (place[entry[0]], -worth[entry[1]]))
-        missing = [(spec, algorithm) for key, spec, algorithm in ordered if key not in self._known]
-        candidates = [backend.candidate(spec, algorithm) for spec, algorithm in missing]
+        return sorted(entries, key=lambda entry: (place[entry.key], -worth[entry.spec]))
+
+    def contenders(self, entries: Sequence[Entry]) -> list[Candidate]:
+        """Candidates without a known outcome that may win."""
+        backend = self._costs.backend
+        missing = [entry for entry in entries if entry.key not in self._known]
+        candidates = [backend.candidate(entry.spec, entry.algorithm) for entry in missing]
         return [candidate for candidate in candidates if self.may_win(candidate)]
 
     def may_win(self, candidate: Candidate) -> bool:

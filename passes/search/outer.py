@@ -27,7 +27,7 @@ _SMALL = 4096
 
 
 @dataclass
-class _State(State):
+class PricedState(State):
     """A graph that was priced."""
 
     price: Price = field(kw_only=True)
@@ -105,14 +105,14 @@ class OuterSearch:
             self._pricer = make_pricer(
                 self.objective, origin, self.options.inner, self.options.bound_method, exactly=small
             )
-        start = _State(graph.key, graph=graph, price=self._whole_price(graph))
+        start = PricedState(graph.key, graph=graph, price=self._whole_price(graph))
         state, assignment = self._winner(self._explore(start, began))
         self.statistics.seconds = self.clock() - began
         return SearchResult(
             self._plan(start, fastest), self._plan(state, assignment), self.statistics, assignment.excess == 0.0
         )
 
-    def _explore(self, start: _State, began: float) -> list[_State]:
+    def _explore(self, start: PricedState, began: float) -> list[PricedState]:
         """Algorithm 1.
 
         Returns:
@@ -122,7 +122,7 @@ class OuterSearch:
         expander = Expander(finder, self.costs, self.statistics, {start.key})
         best = start
         finalists = [start]
-        agenda: Agenda[_State] = Agenda()
+        agenda: Agenda[PricedState] = Agenda()
         agenda.push(start, ranked=True, free=False)
         least_free = start.free_order[0]
         limit = self.options.time_limit_s
@@ -149,11 +149,11 @@ class OuterSearch:
         self.statistics.exhausted = agenda.empty
         return sorted(finalists, key=lambda one: one.standing)
 
-    def _children(self, expander: Expander, state: _State, best: _State) -> list[_State]:
+    def _children(self, expander: Expander, state: PricedState, best: PricedState) -> list[PricedState]:
         """The graphs one substitution away that are new, may win and can be priced."""
         found = []
         for key, move, removed, added in expander.expand(state, lambda move: self._may_win(state, move, best)):
-            child = _State(key, state, move, steps=state.steps + 1, price=state.price)
+            child = PricedState(key, state, move, steps=state.steps + 1, price=state.price)
             if self._pricer is None:
                 child.price = self._whole_price(child.built())
             else:
@@ -180,7 +180,7 @@ class OuterSearch:
         alpha = max(self.options.alpha, 1.0)
         return alpha * least if least >= 0 else (2.0 - alpha) * least
 
-    def _may_win(self, state: _State, move: Move, best: _State) -> bool:
+    def _may_win(self, state: PricedState, move: Move, best: PricedState) -> bool:
         """Whether the lower bound of a graph with operators of unknown cost leaves it a place in the queue."""
         only_time_and_energy = self.objective.linear is not None or self.objective.product
         if not (self.objective.monotone and only_time_and_energy) or self.objective.bounds:
@@ -208,7 +208,7 @@ class OuterSearch:
         """Whether prices are lower bounds that the best assignment may lie above."""
         return self._pricer is not None and self._pricer.bounding and not self._pricer.exact
 
-    def _hopeful(self, finalists: Sequence[_State]) -> list[_State]:
+    def _hopeful(self, finalists: Sequence[PricedState]) -> list[PricedState]:
         """The graphs that may still win, once the one of the least price is solved."""
         ordered = sorted(finalists, key=lambda one: one.standing)
         if not self._bounding:
@@ -216,7 +216,7 @@ class OuterSearch:
         reached = self._solve(ordered[0].built()).rank
         return [ordered[0], *(state for state in ordered[1 : _CROWD // 2] if state.price.rank < reached)]
 
-    def _winner(self, finalists: Sequence[_State]) -> tuple[_State, Assignment]:
+    def _winner(self, finalists: Sequence[PricedState]) -> tuple[PricedState, Assignment]:
         """The best of the finalists, each under the assignment that the inner search finds for it.
 
         Where prices are lower bounds, all are solved that may still win, in the order of their prices.
@@ -236,7 +236,7 @@ class OuterSearch:
                 best = state, found
         return best
 
-    def _plan(self, state: _State, assignment: Assignment) -> Plan:
+    def _plan(self, state: PricedState, assignment: Assignment) -> Plan:
         graph = state.built()
         options = self._options(graph.nodes)
         chosen = tuple(of.choices[pick] for of, pick in zip(options, assignment.picks, strict=True))

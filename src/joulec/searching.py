@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +14,21 @@ from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
 from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.costing import MeasuredCosts
+from joulec.passes.search.forecast import EstimatedCosts, first_measurements, most_valuable
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import Objective, as_objective
+from joulec.passes.search.outer import OuterSearch
 from joulec.passes.search.results import SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError, Totals
 from joulec.progress import Progress
 from joulec.quantities import show_energy, show_time
 from joulec.report import profile_json
 from joulec.sources import Source, read_sources
+
+_SCOUTED = 60
+"""How many graphs a search with estimates expands: far enough to see what the first substitutions bring."""
+_PLANNING = 0.1
+"""The part of a time budget that may go into estimates."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,12 @@ def search_options(options: CompileOptions) -> SearchOptions:
 
 
 def search_all(
-    model: Any, options: CompileOptions, bench: Bench, progress: Progress, end_s: float = math.inf
+    model: Any,
+    options: CompileOptions,
+    bench: Bench,
+    progress: Progress,
+    end_s: float = math.inf,
+    planning_s: float | None = None,
 ) -> list[Searched]:
     """One search per batch size, all sharing one cost source.
 
@@ -53,6 +66,8 @@ def search_all(
 
     Args:
         end_s: moment on the monotonic clock at which each search ends.
+        planning_s: first measure what promises most (`joulec.passes.search.forecast`), and let finding that out take
+            so many seconds at most; None measures as the search asks.
 
     Raises:
         ModelError, ImportModuleError, SourceError: see `read_sources`.
@@ -61,15 +76,12 @@ def search_all(
         BoundsError: the bounds cannot be kept.
     """
     objective = objective_of(options)
-    progress.stage("reading the model")
-    sources = read_sources(model, bench.backend.fuses, options.batch_sizes, options.input_shapes)
-    costs = bench.costs(objective)
-    counts = Counter(node.spec for source in sources for node in source.graph.nodes)
-    if isinstance(costs, MeasuredCosts):
-        costs.counts = counts
+    sources, costs = _read(model, options, bench, progress, objective)
+    if planning_s is not None and isinstance(costs, MeasuredCosts):
+        _measure_the_most_valuable(sources, costs, objective, options, bench, progress, planning_s)
     progress.stage("pricing the model's own operators")
     bench.limit_search(None)
-    costs.prepare(counts)
+    costs.prepare({node.spec for source in sources for node in source.graph.nodes})
     found = []
     for source in sources:
         progress.stage(f"searching for batch {source.batch}")
@@ -86,22 +98,65 @@ def search_all(
     return found
 
 
+def _read(
+    model: Any, options: CompileOptions, bench: Bench, progress: Progress, objective: Objective
+) -> tuple[list[Source], CostSource]:
+    progress.stage("reading the model")
+    sources = read_sources(model, bench.backend.fuses, options.batch_sizes, options.input_shapes)
+    costs = bench.costs(objective)
+    if isinstance(costs, MeasuredCosts):
+        costs.counts = Counter(node.spec for source in sources for node in source.graph.nodes)
+    return sources, costs
+
+
+def _measure_the_most_valuable(
+    sources: Sequence[Source],
+    costs: MeasuredCosts,
+    objective: Objective,
+    options: CompileOptions,
+    bench: Bench,
+    progress: Progress,
+    planning_s: float,
+) -> None:
+    """Measure each operator of the models by one algorithm, then whatever promises most by the estimates."""
+    progress.stage("pricing the model's own operators")
+    costs.measure_in_order(first_measurements(costs))
+    progress.stage("estimating what may save most")
+    end_s = time.monotonic() + planning_s
+
+    def scout(estimates: EstimatedCosts) -> OuterSearch:
+        how = search_options(options)
+        left_s = max(end_s - time.monotonic(), 0.0) / len(sources)
+        few = replace(how, budget=min(how.budget, _SCOUTED), time_limit_s=left_s)
+        return OuterSearch(bench.rules, estimates, objective, few, bench.tidy)
+
+    try:
+        plan = most_valuable(costs, [source.graph for source in sources], scout)
+    except CostingError:
+        return  # the search says which operator has no known cost
+    progress.stage("measuring, the most valuable first")
+    costs.measure_in_order(plan)
+
+
 def profile_model(
     model: Any, options: CompileOptions, progress: Progress, time_budget_s: float | None = None
 ) -> tuple[dict[str, Any], str | None]:
     """Measure what a search of the model needs, the most valuable first, until all is known or the time is spent.
 
-    First the model's own operators, the costliest first and each by one algorithm before any by a second; then what
-    substitutions bring, from the best graph on. Done again it goes on where it ended.
+    Under a time budget the order is that of `joulec.passes.search.forecast`: the model's own operators by one algorithm
+    each, the costliest first, then what may save most by estimates, then all else that the search asks for. Without
+    one it is the search's own order. Done again it goes on where it ended.
 
     Returns:
         The report, and what became of measurements where the cost database was lost (else None).
     """
     with open_workbench(options, progress) as bench:
+        planning_s = None
         if time_budget_s is not None:
             bench.deadline_s = time.monotonic() + time_budget_s
+            planning_s = _PLANNING * time_budget_s
         try:
-            search_all(model, options, bench, progress, bench.deadline_s)
+            search_all(model, options, bench, progress, bench.deadline_s, planning_s)
         except CostingError:
             if time.monotonic() < bench.deadline_s:
                 raise

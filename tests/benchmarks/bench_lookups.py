@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
@@ -130,9 +131,22 @@ ASKED: tuple[tuple[str, Callable[[random.Random], list[CostKey]]], ...] = (
 )
 
 
-def ask(url: str, draws: Sequence[list[CostKey]], before: Callable[[], None] | None = None) -> tuple[list[float], int]:
-    """Seconds of one look-up each, and how many keys the last one found; opened once, or anew after each ``before``."""
-    seconds, found, store = [], 0, None
+@dataclass(frozen=True)
+class Asked:
+    """Look-ups of one kind: seconds of each, by the clock and of this process's processor time; keys found at last."""
+
+    seconds: Sequence[float]
+    processor_s: Sequence[float]
+    found: int
+
+    def __str__(self) -> str:
+        times = [statistics.median(self.seconds), max(self.seconds), statistics.median(self.processor_s)]
+        return "{:5.0f} {:5.0f} {:5.0f}".format(*(1e3 * one for one in times))
+
+
+def ask(url: str, draws: Sequence[list[CostKey]], before: Callable[[], None] | None = None) -> Asked:
+    """One look-up for each draw, after one that does not count; or each after ``before``, on a database opened anew."""
+    seconds, processor_s, found, store = [], [], 0, None
     for keys in draws:
         if before is not None or store is None:
             if store is not None:
@@ -140,12 +154,14 @@ def ask(url: str, draws: Sequence[list[CostKey]], before: Callable[[], None] | N
             if before is not None:
                 before()
             store = open_store(url)
-        begun_s = time.perf_counter()
+        begun_s, processor_begun_s = time.perf_counter(), time.process_time()
         found = len(store.get_many(keys))
         seconds.append(time.perf_counter() - begun_s)
+        processor_s.append(time.process_time() - processor_begun_s)
     if store is not None:
         store.close()
-    return seconds, found
+    first = 1 if before is None else 0
+    return Asked(seconds[first:], processor_s[first:], found)
 
 
 def opening(url: str) -> float:
@@ -164,15 +180,11 @@ def measure(name: str, url: str, before: Callable[[], None] | None) -> float:
     slowest = 0.0
     for what, drawn in ASKED:
         draw = random.Random(0)
-        warm, found = ask(url, [drawn(draw) for _ in range(WARM_RUNS + 1)])
-        line = f"  {what:24}{found:7,} found   warm {statistics.median(warm[1:]) * 1e3:5.0f} ms, worst"
-        line += f" {max(warm[1:]) * 1e3:5.0f} ms"
-        cold = ask(url, [drawn(draw) for _ in range(COLD_RUNS)], before)[0] if before is not None else []
-        if cold:
-            line += f"   cold {statistics.median(cold) * 1e3:5.0f} ms, worst {max(cold) * 1e3:5.0f} ms"
-        print(line)
+        warm = ask(url, [drawn(draw) for _ in range(WARM_RUNS + 1)])
+        cold = None if before is None else ask(url, [drawn(draw) for _ in range(COLD_RUNS)], before)
+        print(f"  {what:24}{warm.found:7,}   {warm}   {cold or ''}".rstrip())
         if drawn is not anywhere:
-            slowest = max([slowest, *(statistics.median(one) for one in (warm[1:], cold) if one)])
+            slowest = max([slowest, *(statistics.median(one.seconds) for one in (warm, cold) if one is not None)])
     return slowest
 
 
@@ -192,7 +204,8 @@ def main() -> None:
     path = folder / "million-3.db"
     if not path.exists():
         timed_build(str(path), lambda: build_sqlite(path))
-    print(f"{KEYS:,} keys")
+    print(f"{KEYS:,} keys; ms: median, worst, and median of processor time")
+    print(f"  {'':24}{'found':>7}   {'warm':17}   cold")
     slowest = measure(f"SQLite, {path.stat().st_size / 1e6:.0f} MB", str(path), lambda: forget(path))
     if options.folder is None:
         shutil.rmtree(folder)

@@ -1,0 +1,195 @@
+"""What to measure first where time is short: an estimate of what each measurement may save.
+
+Nothing but each operator's first algorithm has been measured when this is asked. What is not measured is estimated: its
+roofline, times what measured candidates of the same kind took over theirs. Worth is in units of the objective:
+
+- **another algorithm of one of the model's operators**: what the objective would fall by if that operator took no more
+  than the algorithm's roofline, over all its occurrences (so its share of the model times the possible saving), divided
+  by how many of its algorithms come before: each further one is less likely to be the best.
+- **the operators that substitutions bring**: a search with the estimates goes the way that the real one will most
+  likely go. By how much the best graph in which an operator occurs undercuts the original, divided by how many unknown
+  operators that graph needs: it is worth nothing before all of them are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from joulec.costdb.cost import Cost, CostKey, Failure
+from joulec.passes.graph import Graph, NodeSpec
+from joulec.passes.search.choices import Choice, Options
+from joulec.passes.search.costing import Entry, MeasuredCosts
+from joulec.passes.search.expansion import Expander
+from joulec.passes.search.objective import Objective
+from joulec.passes.search.outer import OuterSearch, PricedState
+from joulec.passes.search.totals import GraphFigures
+
+_KINDS: tuple[slice, ...] = (slice(2), slice(1), slice(1, 2), slice(0))
+"""From which measurements a ratio is taken, the most alike first: (operator, family), operator, family, all."""
+
+
+@dataclass
+class EstimatedCosts:
+    """Measured costs where they are known, else estimates; a cost source that measures nothing.
+
+    Attributes:
+        costs: the source that would measure; its store is looked into.
+        known: outcomes found so far.
+    """
+
+    costs: MeasuredCosts
+    known: dict[CostKey, Cost | Failure] = field(default_factory=dict)
+    _options: dict[NodeSpec, Options] = field(default_factory=dict)
+    _ratios: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    _power_w: float = 1.0
+
+    def calibrate(self, specs: Iterable[NodeSpec]) -> None:
+        """Learn from all known costs of some operators how far above the roofline they are."""
+        entries = self.costs.entries(specs)
+        self.known |= self.costs.store.get_many([entry.key for entry in entries])
+        logs: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        powers = []
+        for entry in entries:
+            cost, bound_s = self.known.get(entry.key), entry.algorithm.lower_bound_s(entry.spec)
+            if not isinstance(cost, Cost) or bound_s <= 0 or cost.time_s <= 0:
+                continue
+            for part in _KINDS:
+                logs[_kind(entry)[part]].append(math.log(cost.time_s / bound_s))
+            powers += [cost.power_w] if cost.power_w is not None else []
+        self._ratios = {kind: math.exp(math.fsum(some) / len(some)) for kind, some in logs.items()}
+        self._power_w = math.fsum(powers) / len(powers) if powers else 1.0
+
+    def prepare(self, specs: Collection[NodeSpec]) -> None:
+        """Look all specs up in one query, and estimate the rest."""
+        entries = self.costs.entries(spec for spec in specs if spec not in self._options)
+        self.known |= self.costs.store.get_many([entry.key for entry in entries if entry.key not in self.known])
+        choices: dict[NodeSpec, list[Choice]] = {spec: [] for spec in specs if spec not in self._options}
+        for entry in entries:
+            outcome = self.known.get(entry.key)
+            if not isinstance(outcome, Failure):
+                choices[entry.spec].append(Choice(entry.algorithm, outcome or self._estimate(entry)))
+        for spec, some in choices.items():
+            free = self.costs.free(spec)
+            self._options[spec] = free if free is not None else Options(some)
+
+    def _estimate(self, entry: Entry) -> Cost:
+        kind = _kind(entry)
+        ratio = next((self._ratios[kind[part]] for part in _KINDS if kind[part] in self._ratios), 1.0)
+        time_s = entry.algorithm.lower_bound_s(entry.spec) * ratio
+        model = self.costs.energy_model
+        energy_j = time_s * self._power_w if model is None else model(entry.algorithm.work(entry.spec), time_s)
+        return Cost(time_s, energy_j, "estimated", "estimated")
+
+    def knows(self, spec: NodeSpec) -> bool:
+        """Whether the spec was prepared."""
+        return spec in self._options
+
+    def options(self, spec: NodeSpec) -> Options:
+        """Algorithms of a prepared spec, failures left out."""
+        return self._options[spec]
+
+    def lower_bound(self, spec: NodeSpec) -> tuple[float, float]:
+        """See `CostSource.lower_bound`."""
+        return self.costs.lower_bound(spec)
+
+    def measured(self, spec: NodeSpec) -> bool:
+        """Whether nothing has to be measured to know what the spec costs by some algorithm."""
+        return self.costs.free(spec) is not None or any(
+            isinstance(self.known.get(entry.key), Cost) for entry in self.costs.entries([spec])
+        )
+
+
+def _kind(entry: Entry) -> tuple[str, ...]:
+    return entry.spec.op.name, entry.algorithm.name.partition("(")[0]
+
+
+@dataclass
+class _Scout(OuterSearch):
+    """A search that notes what the graphs that it prices would need to be measured for, and what that may bring.
+
+    Attributes:
+        worth: by spec, the best of its graphs' savings over the number of unknown specs in each.
+    """
+
+    worth: dict[NodeSpec, float] = field(default_factory=dict)
+    _unknown: dict[int, frozenset[NodeSpec]] = field(default_factory=dict)
+    _origin: float | None = None
+
+    def _children(self, expander: Expander, state: PricedState, best: PricedState) -> list[PricedState]:
+        assert isinstance(self.costs, EstimatedCosts)
+        if self._origin is None:
+            self._origin = state.price.rank[1]
+        found = super()._children(expander, state, best)
+        for child in found:
+            assert child.move is not None
+            added = {node.spec for node in child.move.added if not self.costs.measured(node.spec)}
+            self._unknown[child.key] = self._unknown.get(state.key, frozenset()) | added
+            saving = self._origin - child.price.rank[1]
+            for spec in self._unknown[child.key]:
+                worth = saving / len(self._unknown[child.key])
+                self.worth[spec] = max(worth, self.worth.get(spec, 0.0))
+        return found
+
+
+def first_measurements(costs: MeasuredCosts) -> list[Entry]:
+    """Each of the model's operators by its first algorithm, the costliest first: without them nothing can be told."""
+    firsts: dict[NodeSpec, Entry] = {}
+    for entry in costs.entries(costs.counts):
+        firsts.setdefault(entry.spec, entry)
+    return sorted(firsts.values(), key=lambda one: -costs.counts[one.spec] * costs.lower_bound(one.spec)[0])
+
+
+def most_valuable(
+    costs: MeasuredCosts, graphs: Sequence[Graph], how: Callable[[EstimatedCosts], OuterSearch]
+) -> list[Entry]:
+    """What is worth measuring once the first measurements are made, the most valuable first.
+
+    Args:
+        costs: the source of the search to come; its ``counts`` are of all graphs.
+        graphs: the models.
+        how: the search with the estimates, one for each graph.
+
+    Returns:
+        Candidates that may save something by the estimates; the search itself asks for all else that it needs.
+    """
+    estimates = EstimatedCosts(costs)
+    estimates.calibrate(costs.counts)
+    worth: dict[Entry, float] = {}
+    for graph in graphs:
+        plain = how(estimates)
+        scout = _Scout(plain.rules, estimates, plain.objective, plain.options, plain.tidy)
+        scout.run(graph)
+        for spec, saving in scout.worth.items():
+            _add(worth, estimates, dict.fromkeys(costs.entries([spec]), saving))
+        _add(worth, estimates, _own_savings(estimates, plain.objective, graph))
+    return sorted((entry for entry in worth if worth[entry] > 0), key=lambda entry: (-worth[entry], str(entry.key)))
+
+
+def _add(worth: dict[Entry, float], estimates: EstimatedCosts, savings: Mapping[Entry, float]) -> None:
+    """Take in savings, each divided by the number of algorithms of its spec that come before it."""
+    place: dict[NodeSpec, int] = defaultdict(int)
+    for entry, saving in savings.items():
+        place[entry.spec] += 1
+        if entry.key not in estimates.known:
+            worth[entry] = max(saving / place[entry.spec], worth.get(entry, 0.0))
+
+
+def _own_savings(estimates: EstimatedCosts, objective: Objective, graph: Graph) -> dict[Entry, float]:
+    """By how much the objective would fall if one operator took no more than an algorithm's roofline."""
+    counts = Counter(node.spec for node in graph.nodes)
+    estimates.prepare(counts)
+    best = {spec: estimates.options(spec).cheapest_point(1.0, 0.0) for spec in counts}
+    origin = GraphFigures.of(graph).totals(*(math.fsum(counts[s] * best[s][axis] for s in counts) for axis in (0, 1)))
+    now = float(objective.value(origin, origin))
+    savings = {}
+    for entry in estimates.costs.entries(counts):
+        bound = estimates.costs.roofline(entry.spec, entry.algorithm)
+        time_s, energy_j = (
+            counts[entry.spec] * max(had - least, 0.0) for had, least in zip(best[entry.spec], bound, strict=True)
+        )
+        better = replace(origin, time_s=origin.time_s - time_s, energy_j=origin.energy_j - energy_j)
+        savings[entry] = now - float(objective.value(better, origin))
+    return savings
