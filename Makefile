@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
-.PHONY: demo test test-relay test-gpu lint type bench bench-policies bench-relay clean
+.PHONY: demo test test-relay test-gpu lint type bench bench-peers bench-policies bench-relay clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -34,6 +34,11 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_default_pipeline.py
 	$(BIN)/python tests/benchmarks/bench_prediction.py
 	$(BIN)/python tests/benchmarks/bench_session.py
+
+# Options for a part of it: make bench-peers PEERS='--networks squeezenet,resnet50 --batch 1'
+bench-peers: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python tests/benchmarks/bench_peers.py $(PEERS)
 
 bench-policies: $(READY)
 	$(BIN)/python tests/benchmarks/bench_policies.py

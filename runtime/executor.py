@@ -16,6 +16,7 @@ from joulec.profiler.meter import Meter
 from joulec.runtime.external import EXTERNALS
 from joulec.runtime.machines import make_machine
 from joulec.runtime.manifest import Entry
+from joulec.runtime.profile import Recorder, Step
 from joulec.runtime.timing import Timing, time_calls
 from joulec.tvm_version import require_tvm
 
@@ -94,7 +95,7 @@ class Executor:
         with _environment:  # a pool reads the environment when its thread first needs one
             tvm = import_tvm(self.threads, self._frontend)
             tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
-        machine = make_machine(self._frontend, tvm, library)
+        machine = self._machine = make_machine(self._frontend, tvm, library)
         self._empty, self._wrap, self._view, self._reuses = machine.empty, machine.wrap, machine.view, machine.reuses
         self._weights = {digest: self._keep(array) for digest, array in weights.items()}
         self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
@@ -171,6 +172,25 @@ class Executor:
 
         return self._on_thread(timed)
 
+    def profile(self, batch: int, arrays: Sequence[_Array], *, repeats: int, warmup: int) -> tuple[Step, ...] | None:
+        """Time each step of one entry (`joulec.runtime.profile`); None where the library cannot run step by step."""
+
+        def profiled() -> tuple[Step, ...] | None:
+            entry, recorder = self._entries[batch], Recorder()
+            weights = [self._weights[digest][0] for digest in entry.weights]
+            function = self._machine.steps(entry, weights, recorder)
+            if function is None:
+                return None
+            tensors = [self._keep(array)[0] for array in arrays]
+            for call in range(warmup + repeats):
+                if call <= warmup:
+                    recorder.calls.clear()
+                recorder.begin()
+                function(*tensors)
+            return recorder.steps(entry.assignment)
+
+        return self._on_thread(profiled)
+
     def weights(self) -> dict[str, _Array]:
         """The weights' contents by digest, as views that must not be written."""
         return self._on_thread(lambda: {digest: view for digest, (_, view) in self._weights.items()})
@@ -191,3 +211,4 @@ class Executor:
 
     def _drop(self) -> None:
         self._functions, self._staged, self._weights = {}, {}, {}
+        self.__dict__.pop("_machine", None)  # not there yet where loading failed

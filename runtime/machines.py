@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from joulec.runtime.external import EXTERNALS, FUNCTION
 from joulec.runtime.manifest import Entry
+from joulec.runtime.profile import STEPS_SUFFIX
 
 _Array = npt.NDArray[Any]
 
@@ -38,6 +39,9 @@ class Machine(Protocol):
     def function(self, entry: Entry, weights: Sequence[Any]) -> Callable[..., Any]:
         """What takes the inputs and returns a tensor or several."""
 
+    def steps(self, entry: Entry, weights: Sequence[Any], watch: Callable[..., int]) -> Callable[..., Any] | None:
+        """The same function run step by step, each told to ``watch``; None where the library has none."""
+
 
 class RelaxMachine:
     """The virtual machine of TVM 0.27."""
@@ -46,7 +50,8 @@ class RelaxMachine:
 
     def __init__(self, tvm: Any, library: Path) -> None:
         tvm.register_global_func(FUNCTION, partial(_call_external, np.from_dlpack), override=True)
-        self._machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+        self._tvm, self._library = tvm, tvm.runtime.load_module(str(library))
+        self._machine = tvm.relax.VirtualMachine(self._library, tvm.cpu())
         self.empty: Callable[..., Any] = partial(tvm.runtime.empty, device=tvm.cpu())
         self.wrap: Callable[[_Array], Any] = tvm.runtime.from_dlpack
         self.view: Callable[[Any], _Array] = np.from_dlpack
@@ -54,6 +59,16 @@ class RelaxMachine:
     def function(self, entry: Entry, weights: Sequence[Any]) -> Callable[..., Any]:
         """See `Machine`."""
         function = self._machine[entry.function]
+        return lambda *inputs: function(*inputs, *weights)
+
+    def steps(self, entry: Entry, weights: Sequence[Any], watch: Callable[..., int]) -> Callable[..., Any] | None:
+        """See `Machine`."""
+        name = f"{entry.function}{STEPS_SUFFIX}"
+        machine = self._tvm.relax.VirtualMachine(self._library, self._tvm.cpu())  # one that nobody else calls
+        if not machine.module.implements_function(name):
+            return None
+        machine.set_instrument(watch)
+        function = machine[name]
         return lambda *inputs: function(*inputs, *weights)
 
 
@@ -94,6 +109,10 @@ class RelayMachine:
             return [take(index) for index in range(count)]
 
         return call
+
+    def steps(self, entry: Entry, weights: Sequence[Any], watch: Callable[..., int]) -> Callable[..., Any] | None:
+        """See `Machine`: graph executors have none."""
+        return None
 
 
 def make_machine(frontend: str, tvm: Any, library: Path) -> Machine:

@@ -94,13 +94,25 @@ class Budget:
 
 @dataclass(frozen=True)
 class Assigned:
-    """One operator of an entry with the algorithm that computes it and what the search took it to cost."""
+    """One operator of an entry with the algorithm that computes it and what the search took it to cost.
+
+    Attributes:
+        node: its name.
+        operator: what it computes.
+        algorithm: what computes it.
+        time_s: seconds that the search expects.
+        energy_j: joules that the search expects.
+        flops: arithmetic that the algorithm does; None in artifacts from before it was kept.
+        dram_bytes: bytes that must come from or go to memory; None likewise.
+    """
 
     node: str
     operator: str
     algorithm: str
     time_s: float | None = None
     energy_j: float | None = None
+    flops: float | None = None
+    dram_bytes: float | None = None
 
     @staticmethod
     def from_json(data: object, where: str) -> Assigned:
@@ -112,6 +124,7 @@ class Assigned:
             fields.text("algorithm"),
             fields.optional_number("time_s"),
             fields.optional_number("energy_j"),
+            *(fields.optional_number(name) if fields.has(name) else None for name in ("flops", "dram_bytes")),
         )
 
 

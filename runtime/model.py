@@ -19,6 +19,7 @@ from joulec.runtime.artifact import read_artifact, write_artifact
 from joulec.runtime.executor import Executor, available_cpus
 from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe
 from joulec.runtime.manifest import Budget, Entry, Manifest
+from joulec.runtime.profile import Step
 from joulec.runtime.rows import padded, split, useful
 from joulec.runtime.timing import Timing
 
@@ -221,6 +222,30 @@ class Model:
             warmup=warmup,
             meter=meter,
         )
+
+    def profile(
+        self, batch: int, *, repeats: int = 20, seed: int = 0, inputs: Sequence[_Array] | None = None
+    ) -> tuple[Step, ...]:
+        """Seconds of each step of a call: of every operator, as it runs between the others.
+
+        Args:
+            batch: which compiled batch size.
+            repeats: calls; medians count.
+            seed: of the random inputs.
+            inputs: arrays to use in place of random ones.
+
+        Raises:
+            RuntimeError: the library cannot run step by step: another back end made it, or an older joulec.
+        """
+        arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
+        check_exactly(arrays, self.entry(batch).inputs)
+        steps = self._executor.profile(batch, arrays, repeats=repeats, warmup=3)
+        if steps is None:
+            raise RuntimeError(
+                "the artifact cannot run step by step: only what the Relax back end of this version compiles can; "
+                "compile the model again"
+            )
+        return steps
 
     def annotate(self, measured: Mapping[int, Budget]) -> None:
         """Enter measured costs into the manifest, which `save` will write."""

@@ -13,6 +13,7 @@ from tvm import tirx
 from joulec.passes.graph import Concat, NodeSpec, Split, Transpose
 from joulec.passes.kernels import loops
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.squares import transposed
 from joulec.profiler.candidate import Work
 
 VIEW_WORK = Work(0.0, 0.0)
@@ -188,7 +189,7 @@ def _transpose_tiles(source: Any, result: Any, axes: Sequence[tuple[int, int]], 
         def band(begin: Any, height: int) -> None:
             def square(position: Any) -> None:
                 column = position * lanes
-                _square(
+                transposed(
                     lambda row: source[tirx.Ramp(reads + begin + (column + row) * strides[-1], 1, lanes)],
                     lambda row, value: loops.store(
                         result, tirx.Ramp(writes + (begin + row) * own[inner] + column, 1, lanes), value
@@ -215,30 +216,3 @@ def _transpose_tiles(source: Any, result: Any, axes: Sequence[tuple[int, int]], 
         loops.pieces(down, lanes, index % bands if bands > 1 else 0, band)
 
     loops.repeat(math.prod(extents[axis] for axis in others) * bands, task, parallel)
-
-
-def _square(load: Callable[[int], Any], keep: Callable[[int, Any], None], lanes: int) -> None:
-    """Transpose a square of vectors in registers: log2(lanes) rounds of exchanging halves, quarters, … of pairs."""
-    tile = loops.local(lanes * lanes)
-
-    def row(index: int) -> Any:
-        return tirx.Ramp(index * lanes, 1, lanes)
-
-    for index in range(lanes):
-        loops.store(tile, row(index), load(index))
-    step = lanes // 2
-    while step:
-        low = [i if not i & step else lanes + i - step for i in range(lanes)]
-        high = [i + step if not i & step else lanes + i for i in range(lanes)]
-        for index in range(lanes):
-            if index & step:
-                continue
-            pair = [tile[row(index)], tile[row(index + step)]]
-            exchanged = [tirx.Shuffle(pair, order) for order in (low, high)]
-            spare = loops.local(lanes)
-            loops.store(spare, row(0), exchanged[0])
-            loops.store(tile, row(index + step), exchanged[1])
-            loops.store(tile, row(index), spare[row(0)])
-        step //= 2
-    for index in range(lanes):
-        keep(index, tile[row(index)])

@@ -7,21 +7,26 @@ from typing import Any
 
 import tvm
 from tvm import relax
+from tvm.relax import vm_build
 
 from joulec.passes.kernels.kernel import CpuTarget
 from joulec.passes.module_errors import BuildError
 from joulec.passes.relax.pipeline import cpu_pipeline
 
+STEPS_SUFFIX = "__steps"
+"""What the name of a function has after it where it runs step by step; the runtime looks for it."""
+
 
 def build_library(module: Any, target: CpuTarget, path: Path) -> None:
     """Compile a module and write it as a shared library.
 
+    Every function is there twice: compiled, and under its name with `STEPS_SUFFIX` as the virtual machine's bytecode,
+    which calls the same kernels and can be watched step by step.
+
     Raises:
         BuildError: no C compiler links it, or the path cannot be written.
     """
-    executable = relax.build(
-        module, tvm.target.Target(target.target), relax_pipeline=cpu_pipeline(), exec_mode="compiled"
-    )
+    executable = _executable(module, tvm.target.Target(target.target))
     try:
         executable.export_library(str(path))
     except (OSError, RuntimeError) as error:
@@ -30,3 +35,24 @@ def build_library(module: Any, target: CpuTarget, path: Path) -> None:
             f"cannot link the compiled library: {reason[-1] if reason else error}; "
             "a C compiler (cc or gcc) must be installed"
         ) from error
+
+
+def _executable(module: Any, target: Any) -> Any:
+    """What `relax.build` does, with code generated twice into one executable."""
+    with target:
+        lowered = cpu_pipeline()(module)
+    constants = dict((lowered.attrs or {}).get("const_name_to_constant", {}))
+    builder = relax.ExecBuilder()
+    vm_build._vmcodegen(builder, _steps(lowered), "bytecode")
+    kernels = vm_build._filter_tir(vm_build._vmcodegen(builder, lowered, "compiled"))
+    return vm_build._vmlink(builder, target, kernels, params=constants)
+
+
+def _steps(module: Any) -> Any:
+    """The module's Relax functions under other names."""
+    functions = {}
+    for variable, function in module.functions.items():
+        if isinstance(function, relax.Function) and function.attrs and "global_symbol" in function.attrs:
+            name = f"{variable.name_hint}{STEPS_SUFFIX}"
+            functions[tvm.ir.GlobalVar(name)] = function.with_attr("global_symbol", name)
+    return tvm.IRModule(functions, attrs=module.attrs)

@@ -233,8 +233,9 @@ def run(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A compiled model.", show_default=False)],
     inputs: Annotated[Path | None, typer.Option(help="Inputs by name (.npz); random ones when left out.")] = None,
     outputs: Annotated[Path | None, typer.Option(help="Where outputs go (.npz).")] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed calls, with --print-time.")] = 20,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed calls, with --print-time or --profile.")] = 20,
     print_time: Annotated[bool, typer.Option("--print-time", help="Measure the latency.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure the time of each operator.")] = False,
     power_cap: Annotated[
         float | None, typer.Option("--power-cap", parser=quantity("W"), help="Run beneath this power, e.g. 150W.")
     ] = None,
@@ -285,7 +286,7 @@ def run(
             raise OptionError("--plot needs --duration: a single run has no timeline")
         check_plot(plot)
     options = RunOptions(
-        inputs=inputs, outputs=outputs, repeat=repeat, print_time=print_time, power_cap_w=power_cap,
+        inputs=inputs, outputs=outputs, repeat=repeat, print_time=print_time, profile=profile, power_cap_w=power_cap,
         cap_file=cap_file, policy=policy, cap_margin=cap_margin, latency_slo_s=latency_slo, duration_s=duration,
         meter=meter, metrics_port=metrics_port, threads=threads, seed=seed,
     )  # fmt: skip

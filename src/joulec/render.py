@@ -238,8 +238,32 @@ def show_run(report: Mapping[str, Any]) -> None:
             f"median {show_time(time['median_s'])}, fastest {show_time(time['min_s'])}",
             markup=False,
         )
+    if "profile" in report:
+        _show_profile(out, report["profile"])
     if "session" in report:
         _show_session(out, report["session"])
+
+
+def _show_profile(out: Console, profile: Mapping[str, Any]) -> None:
+    """Time per operator, in the order in which they run."""
+    table = Table("operator", "algorithm", "time", "of all", "predicted", "GFLOP/s", "GB/s")
+    for step in profile["steps"]:
+        time_s = step["time_s"]
+        table.add_row(
+            step["node"] or step["function"],
+            step["algorithm"] or "",
+            show_time(time_s),
+            f"{time_s / profile['time_s']:.1%}",
+            _shown(step["predicted_s"], show_time),
+            _shown(step["flops"], lambda flops, time_s=time_s: f"{flops / time_s / 1e9:.1f}"),
+            _shown(step["dram_bytes"], lambda moved, time_s=time_s: f"{moved / time_s / 1e9:.1f}"),
+        )
+    out.print(table)
+    out.print(
+        f"batch {profile['batch']}: {show_time(profile['time_s'])} in {len(profile['steps'])} steps, "
+        f"medians of {profile['calls']} calls",
+        markup=False,
+    )
 
 
 _TIMELINE_ROWS = 24

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from joulec.passes.bench import ProfilingTotals
-from joulec.passes.graph import Graph
+from joulec.passes.graph import Graph, Node
+from joulec.passes.search.choices import Choice
 from joulec.passes.search.results import Plan, SearchResult
 from joulec.passes.verification import Verified
 from joulec.profiler.candidate import NO_WORK, Work
@@ -27,15 +28,19 @@ def plan_budget(plan: Plan) -> Budget:
 
 def plan_assignment(plan: Plan) -> tuple[Assigned, ...]:
     """The plan node by node."""
-    return tuple(
-        Assigned(
-            node.name or node.op.name,
-            node.op.name,
-            choice.algorithm.name,
-            choice.cost.time_s,
-            choice.cost.energy_j,
-        )
-        for node, choice in plan.assignment.items()
+    return tuple(_assigned(node, choice) for node, choice in plan.assignment.items())
+
+
+def _assigned(node: Node, choice: Choice) -> Assigned:
+    work = choice.algorithm.work(node.spec)
+    return Assigned(
+        node.name or node.op.name,
+        node.op.name,
+        choice.algorithm.name,
+        choice.cost.time_s,
+        choice.cost.energy_j,
+        work.flops,
+        work.dram_bytes,
     )
 
 

@@ -31,6 +31,7 @@ class RunOptions:
     outputs: Path | None = None
     repeat: int = 20
     print_time: bool = False
+    profile: bool = False
     power_cap_w: float | None = None
     cap_file: Path | None = None
     policy: str | None = None
@@ -52,7 +53,8 @@ def run_artifact(path: Path, options: RunOptions) -> dict[str, Any]:
     """Run an artifact.
 
     Returns:
-        ``outputs`` (shape and dtype by name) and, where asked for, ``time``; or ``session`` after a run of a duration.
+        ``outputs`` (shape and dtype by name) and, where asked for, ``time`` and ``profile``; or ``session`` after a
+        run of a duration.
 
     Raises:
         ArtifactError: the artifact cannot be read.
@@ -71,8 +73,13 @@ def run_artifact(path: Path, options: RunOptions) -> dict[str, Any]:
 def _check(options: RunOptions) -> None:
     """Refuse options that would be ignored."""
     if options.in_session:
-        if options.outputs is not None or options.print_time:
-            name = "--outputs" if options.outputs is not None else "--print-time"
+        alone = {
+            "--outputs": options.outputs is not None,
+            "--print-time": options.print_time,
+            "--profile": options.profile,
+        }
+        name = next((name for name, asked in alone.items() if asked), None)
+        if name is not None:
             raise OptionError(f"{name} goes with a single run, not with --duration")
         if options.policy is not None and options.policy not in POLICIES:
             raise OptionError(f"unknown policy {options.policy!r}; there are {', '.join(POLICIES)}")
@@ -103,17 +110,45 @@ def _once(model: Model, given: list[_Array] | None, options: RunOptions) -> dict
     }
     if options.print_time:
         report["time"] = _time(model, arrays, options)
+    if options.profile:
+        report["profile"] = _profile(model, arrays, options)
     return report
 
 
-def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, Any]:
+def _fitting(model: Model, arrays: list[_Array]) -> tuple[int, list[_Array] | None]:
+    """The batch size that the arrays have exactly, with them; else the smallest, for which random ones are made."""
     shapes = [array.shape for array in arrays]
     fitting = (e.batch for e in model.manifest.entries if [tensor.shape for tensor in e.inputs] == shapes)
     fits = next(fitting, None)
-    batch = model.batch_sizes[0] if fits is None else fits
+    return (model.batch_sizes[0], None) if fits is None else (fits, arrays)
+
+
+def _profile(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, Any]:
+    batch, given = _fitting(model, arrays)
+    try:
+        steps = model.profile(batch, repeats=options.repeat, seed=options.seed, inputs=given)
+    except RuntimeError as error:
+        raise OptionError(f"--profile: {error}") from error
+    listed = [
+        {
+            "node": step.assigned and step.assigned.node,
+            "operator": step.assigned and step.assigned.operator,
+            "algorithm": step.assigned and step.assigned.algorithm,
+            "function": step.function,
+            "time_s": step.time_s,
+            "predicted_s": step.assigned and step.assigned.time_s,
+            "flops": step.assigned and step.assigned.flops,
+            "dram_bytes": step.assigned and step.assigned.dram_bytes,
+        }
+        for step in steps
+    ]
+    return {"batch": batch, "calls": options.repeat, "time_s": sum(step.time_s for step in steps), "steps": listed}
+
+
+def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, Any]:
+    batch, given = _fitting(model, arrays)
     chosen = choose_meter(options.meter or "auto", threads=model.threads)
     try:
-        given = None if fits is None else arrays
         timing = model.time(batch, repeats=options.repeat, seed=options.seed, meter=chosen.meter, inputs=given)
     finally:
         chosen.meter.close()

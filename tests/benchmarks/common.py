@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,11 +45,16 @@ def threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def write_subject(name: str) -> Subject:
-    """Write a network of `light_models` with seeded weights."""
+def write_subject(name: str, batch: int = 1) -> Subject:
+    """Write a network of `light_models` with seeded weights, for a batch size."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    subject = Subject(name, FOLDER / f"{name}.onnx", FOLDER / f"{name}.npz")
+    stem = name if batch == 1 else f"{name}-b{batch}"
+    subject = Subject(stem, FOLDER / f"{stem}.onnx", FOLDER / f"{stem}.npz")
     model = prepare(name)
+    if batch != 1:
+        from joulec.passes.onnx.importer import import_onnx
+
+        model = import_onnx(model, batch=batch).model
     onnx.save(model, subject.model)
     feeds: dict[str, Any] = dict(example_input(model))
     np.savez(subject.inputs, **feeds)
@@ -93,6 +99,11 @@ class Engine:
         """Seconds of each call, for at least so long and three calls."""
         return list(self._order({"time": span_s}))
 
+    def peak_bytes(self) -> int | None:
+        """By how much resident memory peaked above that after importing the engine."""
+        found = self._order({"memory": None})
+        return None if found is None else int(found)
+
     def outputs(self) -> list[np.ndarray[Any, Any]]:
         """What it computes from the inputs."""
         with tempfile.NamedTemporaryFile(suffix=".npz") as file:
@@ -123,14 +134,19 @@ class Engine:
         self._process.wait()
 
 
-def medians_by_turns(engines: Sequence[Engine], turns: int, span_s: float) -> list[float]:
-    """Median seconds per call of each engine; they take turns, so that what disturbs the machine meets all alike."""
-    seconds: list[list[float]] = [[] for _ in engines]
+def by_turns(engines: Sequence[Engine], turns: int, span_s: float) -> list[list[list[float]]]:
+    """Seconds of each call of each turn of each engine; they take turns, so that a disturbance meets all alike."""
+    seconds: list[list[list[float]]] = [[] for _ in engines]
     for _ in range(turns):
         for found, engine in zip(seconds, engines, strict=True):
             time.sleep(REST_S)
-            found.extend(engine.seconds(span_s))
-    return [statistics.median(found) for found in seconds]
+            found.append(engine.seconds(span_s))
+    return seconds
+
+
+def medians_by_turns(engines: Sequence[Engine], turns: int, span_s: float) -> list[float]:
+    """Median seconds per call of each engine over all its turns."""
+    return [statistics.median(chain.from_iterable(found)) for found in by_turns(engines, turns, span_s)]
 
 
 def relative_norm(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:

@@ -1,14 +1,18 @@
 """One engine with one model: ``python engine.py KIND PATH INPUTS THREADS``. Orders on standard input, one JSON a line.
 
-``{"time": seconds}`` is answered by the seconds of each call, ``{"run": file}`` by an .npz of the outputs in the file.
+``{"time": seconds}`` is answered by the seconds of each call, ``{"run": file}`` by an .npz of the outputs in the file,
+``{"memory": null}`` by the bytes by which resident memory peaked above what the process had once the engine was
+imported (None where the system does not tell).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +38,23 @@ def onnxruntime_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: list(session.run(None, inputs))
+
+
+def openvino_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
+    """OpenVINO for latency, in float32 as all others."""
+    import openvino
+
+    core = openvino.Core()
+    core.set_property({"CACHE_DIR": ""})
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(path, "CPU", options)
+    request = compiled.create_infer_request()
+
+    def run() -> list[Any]:
+        results = request.infer(inputs, share_inputs=True, share_outputs=True)
+        return [results[output] for output in compiled.outputs]
+
+    return run
 
 
 def tvm_default_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
@@ -71,7 +92,14 @@ def tvm_default_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
     return lambda: [part.numpy() for part in machine["main"](*arrays)]
 
 
-ENGINES = {"joulec": joulec_engine, "onnxruntime": onnxruntime_engine, "tvm-default": tvm_default_engine}
+ENGINES = {
+    "joulec": joulec_engine,
+    "onnxruntime": onnxruntime_engine,
+    "openvino": openvino_engine,
+    "tvm-default": tvm_default_engine,
+}
+MODULES = {"joulec": "joulec.runtime.executor", "tvm-default": "tvm"}
+"""What an engine's import is, where it is not the module of its name."""
 WARM_UP = 3
 LEAST_CALLS = 3
 
@@ -81,6 +109,7 @@ def main() -> None:
     kind, path, inputs, threads = sys.argv[1:]
     with np.load(inputs) as stored:
         arrays = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
+    imported = _import(kind, int(threads))
     run = ENGINES[kind](path, arrays, int(threads))
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
@@ -88,9 +117,32 @@ def main() -> None:
         answer: Any = "done"
         if "run" in order:
             np.savez(order["run"], *run())
+        elif "memory" in order:
+            answer = None if imported is None else (_resident("VmHWM") or 0) - imported
         else:
             answer = _times(run, order["time"])
         print(json.dumps(answer), flush=True)
+
+
+def _import(kind: str, threads: int) -> int | None:
+    """Import an engine; resident bytes after that, from where its peak counts."""
+    module = importlib.import_module(MODULES.get(kind, kind))
+    if kind == "joulec":
+        module.import_tvm(threads)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    except OSError:
+        return None
+    return _resident("VmRSS")
+
+
+def _resident(field: str) -> int | None:
+    """A field of this process's status in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def _times(run: Run, span_s: float) -> list[float]:

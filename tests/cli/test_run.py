@@ -51,6 +51,20 @@ def test_timing(here, batches):
     assert time["energy_source"] in ("estimated", "rapl")
 
 
+def test_profile_gives_the_time_of_every_operator(here, compiled):
+    report = here.json("run", compiled.artifact, "--profile", "--repeat", "3")
+    profile = report["profile"]
+    entry = compiled.report["entries"]["1"]
+    kernels = [one for one in entry["assignment"] if one["algorithm"] != "tvm" and one["time_s"] > 0]
+    found = [step["node"] for step in profile["steps"] if step["node"]]
+    assert found == [one["node"] for one in kernels]
+    assert profile["time_s"] == pytest.approx(sum(step["time_s"] for step in profile["steps"]))
+    assert all(step["time_s"] > 0 for step in profile["steps"])
+    assert all(step["predicted_s"] > 0 and step["dram_bytes"] > 0 for step in profile["steps"] if step["node"])
+    shown = here("run", compiled.artifact, "--profile", "--repeat", "3")
+    assert f"in {len(profile['steps'])} steps" in shown.stderr
+
+
 @pytest.fixture
 def every_size_pays(batches, tmp_path):
     """The artifact, with times in it that make each batch size worth choosing: a session leaves out the others."""

@@ -309,3 +309,8 @@ def test_useful_sizes_end_where_throughput_stops_rising():
     assert useful({1: 1.0, 2: 1.5, 4: 2.5, 8: 5.0, 16: 11.0}) == (1, 2, 4)
     assert useful({1: 1.0, 2: 1.0, 4: 1.0}) == (1, 2, 4)
     assert useful({3: 1.0}) == (3,)
+
+
+def test_a_library_without_steps_says_so(plain):
+    with Model(*plain.parts) as model, pytest.raises(RuntimeError, match="compile the model again"):
+        model.profile(1)
