@@ -49,6 +49,7 @@ class Setup:
     protocol: str = "adaptive"
     exclude_algorithms: tuple[str, ...] = ()
     retry_failed: bool = False
+    max_error: float | None = None
 
 
 class KernelBackEnd(BackEnd, Protocol):
@@ -130,6 +131,7 @@ class Workbench:
             protocol=PROTOCOLS[setup.protocol].version,
             roofline=cpu_roofline(facts, threads),
             excluded=frozenset(setup.exclude_algorithms),
+            max_error=setup.max_error,
         )
         profiling = ProfilingTotals()
 

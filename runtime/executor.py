@@ -16,7 +16,7 @@ from joulec.profiler.meter import Meter
 from joulec.runtime.external import EXTERNALS
 from joulec.runtime.machines import make_machine
 from joulec.runtime.manifest import Entry
-from joulec.runtime.profile import Recorder, Step
+from joulec.runtime.profile import Recorder, Step, watching
 from joulec.runtime.timing import Timing, time_calls
 from joulec.tvm_version import require_tvm
 
@@ -190,6 +190,25 @@ class Executor:
             return recorder.steps(entry.assignment)
 
         return self._on_thread(profiled)
+
+    def watch(self, batch: int, arrays: Sequence[_Array], watch: Callable[[str, Sequence[_Array]], None]) -> bool:
+        """Run one entry once, step by step; ``watch`` takes each step's name and arrays, the result last.
+
+        Returns:
+            Whether the library can run step by step.
+        """
+
+        def run() -> bool:
+            entry = self._entries[batch]
+            weights = [self._weights[digest][0] for digest in entry.weights]
+            told = watching(lambda name, tensors: watch(name, [self._view(tensor) for tensor in tensors]))
+            function = self._machine.steps(entry, weights, told)
+            if function is None:
+                return False
+            function(*(self._keep(array)[0] for array in arrays))
+            return True
+
+        return self._on_thread(run)
 
     def weights(self) -> dict[str, _Array]:
         """The weights' contents by digest, as views that must not be written."""

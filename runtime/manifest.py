@@ -92,6 +92,10 @@ class Budget:
         )
 
 
+_LATER = ("flops", "dram_bytes", "relative_error")
+"""Fields that artifacts of earlier versions lack."""
+
+
 @dataclass(frozen=True)
 class Assigned:
     """One operator of an entry with the algorithm that computes it and what the search took it to cost.
@@ -104,6 +108,8 @@ class Assigned:
         energy_j: joules that the search expects.
         flops: arithmetic that the algorithm does; None in artifacts from before it was kept.
         dram_bytes: bytes that must come from or go to memory; None likewise.
+        relative_error: norm of the difference from float64 over norm, on sampled results, where the algorithm rounds
+            otherwise than the operator's definition; None elsewhere.
     """
 
     node: str
@@ -113,6 +119,7 @@ class Assigned:
     energy_j: float | None = None
     flops: float | None = None
     dram_bytes: float | None = None
+    relative_error: float | None = None
 
     @staticmethod
     def from_json(data: object, where: str) -> Assigned:
@@ -124,7 +131,7 @@ class Assigned:
             fields.text("algorithm"),
             fields.optional_number("time_s"),
             fields.optional_number("energy_j"),
-            *(fields.optional_number(name) if fields.has(name) else None for name in ("flops", "dram_bytes")),
+            *(fields.optional_number(name) if fields.has(name) else None for name in _LATER),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from joulec.profiler.meter import Meter
 from joulec.runtime.artifact import read_artifact, write_artifact
 from joulec.runtime.executor import Executor, available_cpus
 from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe
-from joulec.runtime.manifest import Budget, Entry, Manifest
+from joulec.runtime.manifest import Assigned, Budget, Entry, Manifest
 from joulec.runtime.profile import Step
 from joulec.runtime.rows import padded, split, useful
 from joulec.runtime.timing import Timing
@@ -247,10 +247,36 @@ class Model:
             )
         return steps
 
-    def annotate(self, measured: Mapping[int, Budget]) -> None:
-        """Enter measured costs into the manifest, which `save` will write."""
+    def watch(self, batch: int, arrays: Sequence[_Array], watch: Callable[[str, Sequence[_Array]], None]) -> bool:
+        """Run one compiled batch size once, step by step.
+
+        Args:
+            batch: which.
+            arrays: of exactly its shapes.
+            watch: takes each step's name and the arrays of its call, the result last; they are overwritten later.
+
+        Returns:
+            Whether the library can run step by step; where not, nothing was run.
+        """
+        check_exactly(arrays, self.entry(batch).inputs)
+        return self._executor.watch(batch, arrays, watch)
+
+    def annotate(
+        self, measured: Mapping[int, Budget], errors: Mapping[int, Sequence[float | None]] | None = None
+    ) -> None:
+        """Enter what was measured into the manifest, which `save` will write.
+
+        Args:
+            measured: costs by batch size.
+            errors: by batch size, the error of each operator of the assignment (`Assigned.relative_error`).
+        """
         entries = tuple(
-            replace(entry, measured=measured.get(batch, entry.measured)) for batch, entry in self._entries.items()
+            replace(
+                entry,
+                measured=measured.get(batch, entry.measured),
+                assignment=_with_errors(entry.assignment, (errors or {}).get(batch)),
+            )
+            for batch, entry in self._entries.items()
         )
         self.manifest = replace(self.manifest, entries=entries)
         self._entries = {entry.batch: entry for entry in entries}
@@ -297,6 +323,12 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
     """
     with read_artifact(path) as artifact:
         return Model(artifact.manifest, artifact.library, artifact.weights, artifact.externals, threads=threads)
+
+
+def _with_errors(assignment: tuple[Assigned, ...], errors: Sequence[float | None] | None) -> tuple[Assigned, ...]:
+    if errors is None:
+        return assignment
+    return tuple(replace(one, relative_error=error) for one, error in zip(assignment, errors, strict=True))
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Array:

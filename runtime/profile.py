@@ -15,6 +15,9 @@ STEPS_SUFFIX = "__steps"
 _RUNTIME = ("vm.builtin.", "call_tir_dyn")
 _GO_ON = 0
 
+Watch = Callable[[str, Sequence[Any]], None]
+"""Takes a step's name and the tensors of its call, the result last, once it is done."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -61,17 +64,36 @@ class Recorder:
         """Medians over all calls, each step beside the operator that it computes."""
         names = [name for name, _ in self.calls[0]]
         seconds = [statistics.median(call[index][1] for call in self.calls) for index in range(len(names))]
-        return tuple(map(Step, names, seconds, _matched(names, assignment)))
+        places = map(Matcher(assignment), names)
+        found = [None if place is None else assignment[place] for place in places]
+        return tuple(map(Step, names, seconds, found))
 
 
-def _matched(names: Sequence[str], assignment: Sequence[Assigned]) -> list[Assigned | None]:
-    """The operator of each step: kernels run in the assignment's order and bear operator and family in their names."""
-    waiting = list(assignment)
-    found: list[Assigned | None] = []
-    for name in names:
-        index = next((i for i, one in enumerate(waiting) if _computes(name, one)), None)
-        found.append(None if index is None else waiting.pop(index))
-    return found
+def watching(watch: Watch) -> Callable[..., int]:
+    """An instrument of the virtual machine that tells of each step but the machine's own."""
+
+    def instrument(function: Any, symbol: str, before: bool, result: Any, *arguments: Any) -> int:
+        if not before and not str(symbol).startswith(_RUNTIME):
+            watch(str(symbol), arguments)
+        return _GO_ON
+
+    return instrument
+
+
+class Matcher:
+    """Finds the operator of each step: kernels run in the assignment's order, named by operator and family.
+
+    Args:
+        assignment: the operators of the entry, in order.
+    """
+
+    def __init__(self, assignment: Sequence[Assigned]) -> None:
+        self._waiting = list(enumerate(assignment))
+
+    def __call__(self, name: str) -> int | None:
+        """The index of the operator that the next step, of this name, computes; None for a part of one, or of none."""
+        place = next((i for i, (_, one) in enumerate(self._waiting) if _computes(name, one)), None)
+        return None if place is None else self._waiting.pop(place)[0]
 
 
 def _computes(name: str, assigned: Assigned) -> bool:

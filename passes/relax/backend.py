@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from joulec.costdb.cost import CostKey, EnergySource
 from joulec.passes.digest import external_engine, source_digest
 from joulec.passes.graph import Activation, Conv2d, MatMul, NodeSpec, Opaque, Step
+from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
 from joulec.passes.kernels.registry import KERNELS
 from joulec.passes.kernels.workload import KernelPayload
@@ -72,6 +73,7 @@ class RelaxBackEnd:
         protocol: measurement protocol and version.
         roofline: bounds of the device.
         excluded: families that must not be used.
+        max_error: relative error that is accepted; algorithms that state a larger one are left out. None: the default.
     """
 
     target: CpuTarget
@@ -81,6 +83,7 @@ class RelaxBackEnd:
     protocol: str
     roofline: Roofline
     excluded: frozenset[str] = frozenset()
+    max_error: float | None = None
     _algorithms: dict[NodeSpec, tuple[KernelAlgorithm, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     name = "relax"
@@ -109,9 +112,14 @@ class RelaxBackEnd:
         own = [
             KernelAlgorithm(kernel, params, self.target, self.roofline)
             for kernel, params in _native(spec, self.target)
-            if kernel.name not in self.excluded
+            if kernel.name not in self.excluded and not self._too_coarse(kernel, params)
         ]
         return [*own, KernelAlgorithm(None, (), self.target, self.roofline)]
+
+    def _too_coarse(self, kernel: Kernel, params: Params) -> bool:
+        if self.max_error is None or not isinstance(kernel, WinogradConv):
+            return False
+        return kernel.rounding(params) > self.max_error
 
     def key(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> CostKey:
         """The complete key of the cost database."""

@@ -42,6 +42,7 @@ class RelayBackEnd:
     protocol: str
     roofline: Roofline
     excluded: frozenset[str] = frozenset()
+    max_error: float | None = None
     _algorithms: dict[NodeSpec, tuple[RelayAlgorithm, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     name = "relay"

@@ -76,6 +76,7 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
             protocol=options.protocol,
             exclude_algorithms=tuple(options.exclude_algorithms),
             retry_failed=options.retry_failed,
+            max_error=options.max_error,
         ),
         progress.warn,
     )

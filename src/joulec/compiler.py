@@ -38,6 +38,7 @@ from joulec.report import (
     profiling_json,
     verified_json,
 )
+from joulec.rounding import operator_errors
 from joulec.runtime.manifest import Budget, Entry, Manifest, TensorInfo
 from joulec.runtime.model import Model
 from joulec.searching import Searched, search_all
@@ -81,14 +82,18 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             before = _measure_all(compiled, bench)
             progress.stage("comparing with the original")
             verified = _verify(compiled, found, options, bench)
+            errors = _rounding(compiled, found, options)
             progress.stage("measuring the result again")
             measured = _less_disturbed(before, _measure_all(compiled, bench))
         except BaseException:
             compiled.close()
             raise
-        compiled.annotate(measured)
+        compiled.annotate(measured, errors)
         report = {
-            "entries": {str(one.source.batch): entry_json(one.result, measured[one.source.batch]) for one in found},
+            "entries": {
+                str(one.source.batch): entry_json(one.result, measured[one.source.batch], errors[one.source.batch])
+                for one in found
+            },
             "profiling": profiling_json(bench.profiling),
             "verified": verified_json(verified),
         }
@@ -171,6 +176,16 @@ def _verify(model: Model, found: Sequence[Searched], options: CompileOptions, be
         max(result.max_relative_error for result in results),
         results[0].reference,
     )
+
+
+def _rounding(model: Model, found: Sequence[Searched], options: CompileOptions) -> dict[int, list[float | None]]:
+    """By batch size, the errors of operators that round in their own way."""
+    tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
+    errors = {}
+    for one in found:
+        given = random_inputs(one.source.graph.inputs, options.seed)[0]
+        errors[one.source.batch] = operator_errors(model, one, given, tolerance, options.seed)
+    return errors
 
 
 def _runner(model: Model, one: Searched) -> Callable[[Mapping[str, _Array]], Sequence[_Array]]:

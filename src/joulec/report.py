@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from joulec.passes.bench import ProfilingTotals
@@ -99,14 +100,19 @@ def budget_json(budget: Budget | None) -> dict[str, Any]:
     return asdict(budget or Budget())
 
 
-def entry_json(result: SearchResult, measured: Budget | None) -> dict[str, Any]:
-    """One entry of the report."""
+def entry_json(
+    result: SearchResult, measured: Budget | None, errors: Sequence[float | None] | None = None
+) -> dict[str, Any]:
+    """One entry of the report; ``errors`` are those of the operators, in order."""
+    assignment = plan_assignment(result.best)
+    if errors is not None:
+        assignment = tuple(replace(one, relative_error=e) for one, e in zip(assignment, errors, strict=True))
     return {
         "origin": budget_json(plan_budget(result.origin)),
         "predicted": budget_json(plan_budget(result.best)),
         "measured": budget_json(measured),
         "search": search_json(result),
-        "assignment": [asdict(assigned) for assigned in plan_assignment(result.best)],
+        "assignment": [asdict(assigned) for assigned in assignment],
     }
 
 

@@ -1,0 +1,103 @@
+"""How far operators whose algorithm rounds in its own way lie from float64, in the compiled model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from joulec.passes.graph import Conv2d, Node, Weight
+from joulec.passes.graph.operators import ACTIVATIONS
+from joulec.passes.verification import VerificationError
+from joulec.report import plan_assignment
+from joulec.runtime.model import Model
+from joulec.runtime.profile import Matcher
+from joulec.searching import Searched
+
+_Array = npt.NDArray[Any]
+
+ROUNDED = ("winograd",)
+"""Families whose arithmetic is not the operator's definition."""
+SAMPLES = 64
+"""Positions of a result that are computed again; all channels of each."""
+
+
+def operator_errors(
+    model: Model, one: Searched, given: Mapping[str, _Array], tolerance: float, seed: int
+) -> list[float | None]:
+    """The relative error of each operator of an entry that a family of `ROUNDED` computes, None of the others.
+
+    The model runs once, step by step; sampled results of such an operator are computed again in float64, from what it
+    read in that run.
+
+    Args:
+        given: inputs by name.
+        tolerance: what is accepted.
+        seed: of the sampled positions.
+
+    Raises:
+        VerificationError: an error exceeds the tolerance.
+    """
+    plan = one.result.best
+    nodes, assignment = list(plan.assignment), plan_assignment(plan)
+    errors: list[float | None] = [None] * len(nodes)
+    if not any(_family(assigned.algorithm) in ROUNDED for assigned in assignment):
+        return errors
+    rng, place = np.random.default_rng(seed), Matcher(assignment)
+
+    def watch(name: str, arrays: Sequence[_Array]) -> None:
+        index = place(name)
+        if index is not None and _family(assignment[index].algorithm) in ROUNDED:
+            errors[index] = _error(nodes[index], arrays, rng)
+
+    model.watch(one.source.batch, [np.ascontiguousarray(given[v.name]) for v in one.source.graph.inputs], watch)
+    for assigned, error in zip(assignment, errors, strict=True):
+        if error is not None and not error <= tolerance:
+            family = _family(assigned.algorithm)
+            raise VerificationError(
+                f"batch {one.source.batch}: {assigned.algorithm} computes {assigned.node} with a relative error of "
+                f"{error:.3g}, more than the tolerance {tolerance:.3g}: leave it out with --exclude-algorithm {family}"
+            )
+    return errors
+
+
+def _family(algorithm: str) -> str:
+    return algorithm.partition("(")[0]
+
+
+def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> float:
+    """Of a convolution: arrays are its data, the packed kernel, the epilogue's operands, and its result."""
+    op, weight = node.op, node.operands[1]
+    assert isinstance(op, Conv2d)
+    assert isinstance(weight, Weight)
+    kernel = weight.value().astype(np.float64)
+    data, result = arrays[0], arrays[-1]
+    batch, channels, height, width = result.shape
+    picks = rng.integers(0, (batch, height, width), (SAMPLES, 3))
+    groups, (kernel_h, kernel_w) = op.groups, kernel.shape[2:]
+    exact = np.empty((SAMPLES, channels))
+    for row, (n, y, x) in enumerate(picks):
+        window = _window(data[n], op, int(y), int(x), kernel_h, kernel_w).reshape(groups, -1)
+        exact[row] = np.einsum("gk,gok->go", window, kernel.reshape(groups, channels // groups, -1)).reshape(-1)
+    rest = iter(arrays[2:-1])
+    at = tuple(picks.T)
+    for step in node.epilogue:
+        if step.kind == "activation":
+            exact = ACTIVATIONS[step.activation](exact, *step.params)
+        else:
+            other = next(rest)
+            exact = exact + (other if step.kind == "bias" else other[at[0], :, at[1], at[2]])
+    found = result[at[0], :, at[1], at[2]].astype(np.float64)
+    norm = float(np.linalg.norm(exact))
+    return float(np.linalg.norm(found - exact)) / norm if norm else 0.0
+
+
+def _window(image: _Array, op: Conv2d, y: int, x: int, kernel_h: int, kernel_w: int) -> _Array:
+    """What the window of one position reads of an image [C,H,W], zeros beyond its borders."""
+    rows = y * op.strides[0] - op.padding[0] + op.dilation[0] * np.arange(kernel_h)
+    columns = x * op.strides[1] - op.padding[1] + op.dilation[1] * np.arange(kernel_w)
+    inside = np.outer((rows >= 0) & (rows < image.shape[1]), (columns >= 0) & (columns < image.shape[2]))
+    clipped = image[:, rows.clip(0, image.shape[1] - 1)][:, :, columns.clip(0, image.shape[2] - 1)]
+    return np.asarray(np.where(inside, clipped, 0.0), np.float64)

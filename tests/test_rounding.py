@@ -1,0 +1,69 @@
+"""What Winograd's rounding comes to is measured, reported and bounded."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("tvm")
+
+import joulec.rounding
+from joulec.compiler import compile_model
+from joulec.options import CompileOptions
+from joulec.passes.kernels.registry import KERNELS
+from joulec.passes.verification import VerificationError
+
+OTHERS = tuple(kernel.name for kernel in KERNELS if "conv" in kernel.name)
+
+
+@pytest.fixture
+def model():
+    """relu(conv3x3(x) + b), then a strided convolution that no Winograd kernel takes."""
+    rng = np.random.default_rng(0)
+
+    def constant(name, *shape):
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["y"], "second", strides=[2, 2]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 20, 21])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16, 9, 10])
+    weights = [constant("w", 24, 16, 3, 3), constant("b", 24), constant("v", 16, 24, 3, 3)]
+    graph = helper.make_graph(nodes, "small", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def options(**changes):
+    given = {"objective": "time", "costs": "model", "budget": 0, "exclude_algorithms": OTHERS, "threads": 1}
+    return CompileOptions(**{**given, **changes})
+
+
+def errors(compiled):
+    (entry,) = compiled.report["entries"].values()
+    return {one["algorithm"].partition("(")[0]: one["relative_error"] for one in entry["assignment"]}
+
+
+def test_the_error_against_float64_is_reported_and_kept(model, tmp_path):
+    compiled = compile_model(model, options())
+    with compiled.model as runnable:
+        found = errors(compiled)
+        runnable.save(tmp_path / "small.joulec")
+    assert 1e-9 < found["winograd"] < 1e-5
+    assert found["tvm"] is None
+    with joulec.load(tmp_path / "small.joulec") as loaded:
+        kept = [one.relative_error for one in loaded.entry(1).assignment]
+    assert found["winograd"] in kept
+
+
+def test_a_smaller_bound_leaves_winograd_out(model):
+    compiled = compile_model(model, options(max_error=1e-6))
+    with compiled.model:
+        assert "winograd" not in errors(compiled)
+
+
+def test_an_error_above_the_bound_stops_the_compilation(model, monkeypatch):
+    monkeypatch.setattr(joulec.rounding, "_error", lambda node, arrays, rng: 0.5)
+    with pytest.raises(VerificationError, match=r"first.* error of 0\.5.*--exclude-algorithm winograd"):
+        compile_model(model, options())
