@@ -233,7 +233,7 @@ def _plan(geometry: Geometry, target: CpuTarget, outputs: int, fused: int) -> _P
             return None
     else:
         band = whole.down if whole.flat else 1
-        if 8 * area * geometry.batch * geometry.groups * whole.tiles * depth > 64 * target.l2_bytes:
+        if 8 * area * geometry.batch * geometry.groups * whole.tiles * depth > 32 * target.l2_bytes:
             return None
     tiles = band * whole.across if fused else geometry.batch * whole.tiles
     rows, vectors = _register_tile(tiles, geometry.group_out, target)
