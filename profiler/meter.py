@@ -29,6 +29,7 @@ class Reading:
         peak_w: highest power seen in the window, None where the meter has only a counter.
         spread: half width of the 95% confidence interval of the joules that the sensor's steps and the scatter of its
             readings leave, relative to them, for a load that was steady; None where the meter does not know.
+        age_s: how old the newest value of the sensor was at the end of the window, in seconds, where the meter knows.
     """
 
     seconds: float
@@ -36,6 +37,7 @@ class Reading:
     source: EnergySource
     peak_w: float | None = None
     spread: float | None = None
+    age_s: float = 0.0
 
     @property
     def power_w(self) -> float | None:

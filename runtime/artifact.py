@@ -1,7 +1,8 @@
 """Artifacts: one zip that holds a compiled model. Writing is atomic, reading checks everything and unpickles nothing.
 
 Members: ``manifest.json`` (the `Manifest` and the SHA-256 of every other member), ``library.so``,
-``weights.safetensors`` (each weight once, under its content digest) and ``external/<digest>.onnx`` (definitions of
+``weights.safetensors`` (each weight once, under its content digest), ``arrangements.safetensors`` (those that are
+others in a different order) and ``external/<digest>.onnx`` (definitions of
 operators that run outside the library).
 """
 
@@ -31,12 +32,14 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from joulec.runtime.arrangements import Arrangement, arrange
 from joulec.runtime.fields import ManifestError
 from joulec.runtime.manifest import Manifest
 
 MANIFEST = "manifest.json"
 LIBRARY = "library.so"
 WEIGHTS = "weights.safetensors"
+ARRANGEMENTS = "arrangements.safetensors"
 _EXTERNAL = re.compile(r"external/([0-9A-Za-z_-]{1,128})\.onnx")
 _CHUNK = 1 << 20
 
@@ -144,14 +147,20 @@ def write_artifact(
     for name in names:
         if not _EXTERNAL.fullmatch(name):
             raise ArtifactError(f"cannot write {target}: {name!r} is not a usable name for a definition")
-    kept = {digest: weights[digest] for digest in manifest.weights()}
+    named = {digest: np.asarray(weights[digest]) for digest in manifest.weights()}
+    orders = arrange(named)
+    kept = {digest: array for digest, array in named.items() if digest not in orders}
     with _saying(f"cannot write {target}"), _replacing(target) as file, zipfile.ZipFile(file, "w") as archive:
         content = library.read_bytes() if isinstance(library, Path) else library
         sums = {LIBRARY: _add(archive, LIBRARY, content)}
         sums[WEIGHTS] = _add_weights(archive, kept, target.parent)
+        if orders:
+            steps = {digest: order.steps for digest, order in orders.items()}
+            sums[ARRANGEMENTS] = _add(archive, ARRANGEMENTS, safetensors.numpy.save(steps))
         for name, content in names.items():
             sums[name] = _add(archive, name, content)
-        described = {"manifest": manifest.to_json(), "sha256": sums}
+        sources = {digest: order.source for digest, order in orders.items()}
+        described = {"manifest": manifest.to_json(), "sha256": sums, "arranged": sources}
         archive.writestr(_info(MANIFEST, compress=True), json.dumps(described, indent=1, allow_nan=False))
     return target
 
@@ -166,10 +175,16 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     directory = tempfile.TemporaryDirectory(prefix="joulec-", ignore_cleanup_errors=True)
     try:
         with _saying(f"cannot read {source}"), zipfile.ZipFile(source) as archive:
-            manifest, sums = _read_manifest(archive, source)
+            manifest, sums, sources = _read_manifest(archive, source)
             library = Path(directory.name, LIBRARY)
             library.write_bytes(_member(archive, source, LIBRARY, sums))
             weights = safetensors.numpy.load(_member(archive, source, WEIGHTS, sums))
+            if sources:
+                steps = safetensors.numpy.load(_member(archive, source, ARRANGEMENTS, sums))
+                weights |= {
+                    digest: Arrangement(origin, steps[digest]).apply(weights[origin])
+                    for digest, origin in sources.items()
+                }
             externals = {
                 match[1]: _member(archive, source, name, sums) for name in sums if (match := _EXTERNAL.fullmatch(name))
             }
@@ -182,11 +197,15 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     return Artifact(source, manifest, library, weights, externals, directory)
 
 
-def _read_manifest(archive: zipfile.ZipFile, source: Path) -> tuple[Manifest, dict[str, str]]:
+def _read_manifest(archive: zipfile.ZipFile, source: Path) -> tuple[Manifest, dict[str, str], dict[str, str]]:
+    """The manifest, checksums by member, and the weights that are others in a different order."""
     described = json.loads(archive.read(MANIFEST))
     if not isinstance(described, dict) or not isinstance(described.get("sha256"), dict):
         raise ManifestError("manifest.json does not hold a manifest and checksums")
-    return Manifest.from_json(described.get("manifest")), described["sha256"]
+    sources = described.get("arranged", {})
+    if not isinstance(sources, dict):
+        raise ManifestError("manifest.json does not say which weights are arranged")
+    return Manifest.from_json(described.get("manifest")), described["sha256"], sources
 
 
 def _member(archive: zipfile.ZipFile, source: Path, name: str, sums: Mapping[str, str]) -> bytes:

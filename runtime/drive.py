@@ -41,6 +41,7 @@ class RunResult:
         latency_p99_s: 99th percentile of the same.
         batches: batches run.
         batch: the batch size at the end.
+        variant: the variant of the graph at the end; None where there is one only.
         state: where the policy stood at the end.
         reason: why.
         power_w: mean power over the time in which it was known; None where it never was.
@@ -50,7 +51,7 @@ class RunResult:
         power_cap_w: the cap at the end.
         above_cap_s: seconds of readings above the cap.
         violations: unbroken stretches of such readings.
-        batch_changes: when the batch size changed, and why.
+        batch_changes: when the batch size or the variant changed, and why.
         notices: what the user was warned of.
         timeline: samples over time.
     """
@@ -64,6 +65,7 @@ class RunResult:
     latency_p99_s: float | None
     batches: int
     batch: int
+    variant: str | None
     state: State
     reason: str
     power_w: float | None
@@ -185,8 +187,8 @@ def _requests(model: Model | Callable[..., Any], inputs: Sequence[_Array] | None
     if inputs is None:
         calls = [model.random_inputs(smallest, seed + index) for index in range(-(-_POOL // smallest))]
         inputs = [np.concatenate(arrays) for arrays in zip(*calls, strict=True)]
-    for size in model.batch_sizes:  # the first call of a size allocates memory; that is no part of a run
-        model.run_batch(size, model.random_inputs(size, seed))
+    for entry in model.manifest.entries:  # the first call of an entry allocates memory; that is no part of a run
+        model.run_batch(entry.batch, model.random_inputs(entry.batch, seed), entry.variant)
     return [[array[row : row + 1] for array in inputs] for row in range(len(inputs[0]))]
 
 
@@ -207,6 +209,7 @@ def _result(session: Session, elapsed_s: float, latencies: _Latencies, lock: thr
         latency_p99_s=percentiles[2],
         batches=totals.batches,
         batch=decision.batch,
+        variant=session.variant,
         state=decision.state,
         reason=decision.reason,
         power_w=power_w,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from joulec.profiler.meter import Meter
 from joulec.runtime.external import EXTERNALS
 from joulec.runtime.machines import make_machine
-from joulec.runtime.manifest import Entry
+from joulec.runtime.manifest import Entry, EntryKey
 from joulec.runtime.profile import Recorder, Step, watching
+from joulec.runtime.thread import CallHangs, CallThread
 from joulec.runtime.timing import Timing, time_calls
 from joulec.tvm_version import require_tvm
 
@@ -26,7 +27,11 @@ _T = TypeVar("_T")
 ALIGNMENT = 64
 """Bytes; kernels use aligned vector loads and the virtual machine does not check raw memory."""
 
+_PATIENCE_S = 10.0
+"""How long `Executor.close` waits for a call that still runs."""
+
 _environment = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 def available_cpus() -> int:
@@ -80,13 +85,13 @@ class Executor:
     ) -> None:
         self.threads = threads
         self._frontend = frontend
-        self._entries = {entry.batch: entry for entry in entries}
+        self._entries = {entry.key: entry for entry in entries}
         self._digests = tuple(externals)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="joulec-executor")
+        self._thread = CallThread("joulec-executor")
         self._closed = False
         EXTERNALS.acquire(externals, threads)
         try:
-            self._thread.submit(self._load, library, weights).result()
+            self._thread.call(lambda: self._load(library, weights))
         except BaseException:
             self.close()
             raise
@@ -99,10 +104,10 @@ class Executor:
         self._empty, self._wrap, self._view, self._reuses = machine.empty, machine.wrap, machine.view, machine.reuses
         self._weights = {digest: self._keep(array) for digest, array in weights.items()}
         self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
-        self._functions: dict[int, Callable[..., Any]] = {}
+        self._functions: dict[EntryKey, Callable[..., Any]] = {}
         self._staged: dict[tuple[int, int], tuple[Any, _Array]] = {}
-        for batch, entry in self._entries.items():
-            self._functions[batch] = machine.function(entry, [self._weights[digest][0] for digest in entry.weights])
+        for key, entry in self._entries.items():
+            self._functions[key] = machine.function(entry, [self._weights[digest][0] for digest in entry.weights])
 
     def _keep(self, array: _Array) -> tuple[Any, _Array]:
         """An aligned tensor with the array's contents, and a view of it."""
@@ -123,9 +128,9 @@ class Executor:
             np.copyto(staged[1], array)
         return staged[0]
 
-    def _call(self, batch: int, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
-        tensors = [self._argument(batch, index, array) for index, array in enumerate(arrays)]
-        result = self._functions[batch](*tensors)
+    def _call(self, key: EntryKey, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+        tensors = [self._argument(key[0], index, array) for index, array in enumerate(arrays)]
+        result = self._functions[key](*tensors)
         outputs = [result] if hasattr(result, "__dlpack__") else list(result)
         views = [self._view(output) for output in outputs]
         inputs = [self._view(tensor) for tensor in tensors]
@@ -135,17 +140,17 @@ class Executor:
         """Whether an output lies in an input's memory or a weight's, which the caller must not receive."""
         return view.ctypes.data in self._weight_addresses or any(np.may_share_memory(view, other) for other in inputs)
 
-    def run(self, batch: int, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+    def run(self, key: EntryKey, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
         """Call one entry with arrays of exactly its inputs' shapes and dtypes."""
-        return self._on_thread(lambda: self._call(batch, arrays))
+        return self._on_thread(lambda: self._call(key, arrays))
 
-    def run_all(self, calls: Sequence[tuple[int, Sequence[_Array]]]) -> list[tuple[_Array, ...]]:
+    def run_all(self, calls: Sequence[tuple[EntryKey, Sequence[_Array]]]) -> list[tuple[_Array, ...]]:
         """Call entries one after another, changing threads once."""
-        return self._on_thread(lambda: [self._call(batch, arrays) for batch, arrays in calls])
+        return self._on_thread(lambda: [self._call(key, arrays) for key, arrays in calls])
 
     def time(
         self,
-        batch: int,
+        key: EntryKey,
         arrays: Sequence[_Array],
         *,
         repeats: int,
@@ -158,7 +163,7 @@ class Executor:
 
         def timed() -> Timing:
             tensors = [self._keep(array)[0] for array in arrays]
-            function = self._functions[batch]
+            function = self._functions[key]
             for _ in range(warmup):
                 function(*tensors)
             return time_calls(
@@ -167,16 +172,16 @@ class Executor:
                 window_s=window_s,
                 most_windows=most_windows,
                 meter=meter,
-                work=self._entries[batch].work,
+                work=self._entries[key].work,
             )
 
         return self._on_thread(timed)
 
-    def profile(self, batch: int, arrays: Sequence[_Array], *, repeats: int, warmup: int) -> tuple[Step, ...] | None:
+    def profile(self, key: EntryKey, arrays: Sequence[_Array], *, repeats: int, warmup: int) -> tuple[Step, ...] | None:
         """Time each step of one entry (`joulec.runtime.profile`); None where the library cannot run step by step."""
 
         def profiled() -> tuple[Step, ...] | None:
-            entry, recorder = self._entries[batch], Recorder()
+            entry, recorder = self._entries[key], Recorder()
             weights = [self._weights[digest][0] for digest in entry.weights]
             function = self._machine.steps(entry, weights, recorder)
             if function is None:
@@ -191,7 +196,7 @@ class Executor:
 
         return self._on_thread(profiled)
 
-    def watch(self, batch: int, arrays: Sequence[_Array], watch: Callable[[str, Sequence[_Array]], None]) -> bool:
+    def watch(self, key: EntryKey, arrays: Sequence[_Array], watch: Callable[[str, Sequence[_Array]], None]) -> bool:
         """Run one entry once, step by step; ``watch`` takes each step's name and arrays, the result last.
 
         Returns:
@@ -199,7 +204,7 @@ class Executor:
         """
 
         def run() -> bool:
-            entry = self._entries[batch]
+            entry = self._entries[key]
             weights = [self._weights[digest][0] for digest in entry.weights]
             told = watching(lambda name, tensors: watch(name, [self._view(tensor) for tensor in tensors]))
             function = self._machine.steps(entry, weights, told)
@@ -217,17 +222,22 @@ class Executor:
     def _on_thread(self, work: Callable[[], _T]) -> _T:
         if self._closed:
             raise RuntimeError("the model is closed; load it again")
-        return self._thread.submit(work).result()
+        return self._thread.call(work)
 
     def close(self) -> None:
-        """Free the machine, the weights and the thread. Idempotent."""
+        """Free the machine, the weights and the thread; where a call hangs, once that has come back. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        self._thread.submit(self._drop).result()
-        self._thread.shutdown()
-        EXTERNALS.release(self._digests)
+        try:
+            self._thread.call(self._drop, _PATIENCE_S)
+        except CallHangs:
+            _log.warning("the model is closed while a call of it still runs; its memory is freed when that comes back")
+            self._thread.stop(0.0)
+        else:
+            self._thread.stop()
 
     def _drop(self) -> None:
         self._functions, self._staged, self._weights = {}, {}, {}
         self.__dict__.pop("_machine", None)  # not there yet where loading failed
+        EXTERNALS.release(self._digests)

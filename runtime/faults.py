@@ -1,4 +1,11 @@
-"""What a session believes of a sensor that fails, and of batch sizes that fail; and when either is tried again."""
+"""What a session believes of a sensor that fails, and of batch sizes that fail; and when either is tried again.
+
+Where the line to `joulec.runtime.policies.guarded` runs: `GuardedPolicy` judges telemetry. It knows no device and no
+clock, serves the simulator too, and says what runs while a reading is stale or stuck or a cap absurd. What is here
+judges raw readings, which never become telemetry where they are no numbers, and decides when a device that failed is
+asked again. `FailedSizes` holds with and without a cap, where no policy is asked; a policy hears of it by the largest
+size allowed.
+"""
 
 from __future__ import annotations
 

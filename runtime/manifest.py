@@ -14,8 +14,11 @@ from joulec.costdb.cost import EnergySource, TimeSource
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.runtime.fields import Fields, ManifestError
 
-FORMAT_VERSION = 1
-"""Layout of an artifact. A newer one than this is refused on reading."""
+FORMAT_VERSION = 2
+"""Layout of an artifact. A newer one than this is refused on reading; 1 had no variants."""
+
+EntryKey = tuple[int, str | None]
+"""Batch size and variant; None where there is one variant only."""
 
 _TIME_SOURCES = get_args(TimeSource)
 _ENERGY_SOURCES = get_args(EnergySource)
@@ -137,7 +140,7 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Entry:
-    """One compiled function: the model at one batch size.
+    """One compiled function: the model at one batch size, in one variant.
 
     Attributes:
         batch: the batch size it was compiled for.
@@ -151,6 +154,7 @@ class Entry:
         measured: cost that was seen on the device.
         assignment: algorithm of each operator.
         graph: description of the graph, for people and tools; any JSON value.
+        variant: which of the manifest's variants; None where there are none.
     """
 
     batch: int
@@ -164,6 +168,7 @@ class Entry:
     measured: Budget | None = None
     assignment: tuple[Assigned, ...] = ()
     graph: Any = None
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.batch >= 1, f"an entry's batch size must be at least 1, not {self.batch}")
@@ -173,6 +178,11 @@ class Entry:
         _require(len(set(names)) == len(names), f"the entry of batch {self.batch} has two inputs of one name: {names}")
         for name, value in asdict(self.work).items():
             _require(math.isfinite(value) and value >= 0, f"work.{name} must be a finite number >= 0, not {value}")
+
+    @property
+    def key(self) -> EntryKey:
+        """What tells it from the other entries."""
+        return self.batch, self.variant
 
     @property
     def best_known(self) -> Budget | None:
@@ -196,6 +206,7 @@ class Entry:
             measured=Budget.from_json(*fields.child("measured")),
             assignment=tuple(Assigned.from_json(*item) for item in fields.items("assignment")),
             graph=fields.child("graph")[0],
+            variant=fields.optional_text("variant") if fields.has("variant") else None,
         )
 
 
@@ -210,11 +221,14 @@ class Manifest:
         device: fingerprint of the device whose costs decided.
         threads: worker threads it was compiled for.
         objective: what was minimised, as the user wrote it.
-        entries: the compiled functions, in ascending batch size.
+        entries: the compiled functions, in ascending batch size; of each, the variant that is best under the objective
+            comes first.
         batched: rows of the leading dimension are independent samples, so batches may be split, joined and padded;
             then the leading dimension of every input and output is the entry's batch size.
         created: ISO 8601, UTC.
         frontend: ``relax`` or ``relay``: whose executor the library needs.
+        variants: names of the graph's variants, from fast to frugal; empty where there is one only. Not every batch
+            size need have all.
         format_version: layout of the artifact.
     """
 
@@ -228,16 +242,16 @@ class Manifest:
     batched: bool
     created: str = ""
     frontend: str = "relax"
+    variants: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         _require(bool(self.entries), "the manifest has no entries")
         _require(self.threads >= 1, f"threads must be at least 1, not {self.threads}")
-        batches = [entry.batch for entry in self.entries]
-        _require(batches == sorted(set(batches)), f"batch sizes must ascend and differ, not {batches}")
+        self._check_keys()
         first = self.entries[0]
         for entry in self.entries:
-            where = f"batch {entry.batch}"
+            where = f"batch {entry.batch}" + ("" if entry.variant is None else f" ({entry.variant})")
             for kind in ("inputs", "outputs"):
                 ours: tuple[TensorInfo, ...] = getattr(entry, kind)
                 theirs: tuple[TensorInfo, ...] = getattr(first, kind)
@@ -248,6 +262,38 @@ class Manifest:
                 for mine, other in zip(ours, theirs, strict=True):
                     _require(mine.shape[:1] == (entry.batch,), f"{mine.name!r} of {where} does not lead with the batch")
                     _require(mine.shape[1:] == other.shape[1:], f"{mine.name!r} of {where} has another row shape")
+
+    def _check_keys(self) -> None:
+        keys = [entry.key for entry in self.entries]
+        batches = [batch for batch, _ in keys]
+        differ = len(set(keys)) == len(keys) and batches == sorted(batches)
+        _require(differ, f"batch sizes must ascend and differ (or their variants), not {batches}")
+        _require(len(set(self.variants)) == len(self.variants), f"two variants have one name: {self.variants}")
+        known = self.variants or (None,)
+        for batch, variant in keys:
+            _require(variant in known, f"the entry of batch {batch} is of the unknown variant {variant!r}")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The compiled batch sizes, ascending."""
+        return tuple(dict.fromkeys(entry.batch for entry in self.entries))
+
+    def lookup(self) -> dict[EntryKey, Entry]:
+        """The entry of every batch size and variant; for the variant None, the one that is best under the objective.
+
+        Where a batch size does not have a variant, its nearest one stands in, the faster of two.
+        """
+        found: dict[EntryKey, Entry] = {}
+        for batch in self.batch_sizes:
+            ours = [entry for entry in self.entries if entry.batch == batch]
+            found[batch, None] = ours[0]
+            for place, name in enumerate(self.variants):
+                found[batch, name] = min(ours, key=lambda entry: self._distance(entry, place))
+        return found
+
+    def _distance(self, entry: Entry, place: int) -> tuple[int, int]:
+        other = self.variants.index(entry.variant or "")
+        return abs(other - place), other
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping."""
@@ -275,6 +321,7 @@ class Manifest:
             batched=fields.boolean("batched"),
             created=fields.text("created"),
             frontend=fields.text("frontend") if fields.has("frontend") else "relax",
+            variants=fields.texts("variants") if fields.has("variants") else (),
             format_version=version,
         )
 

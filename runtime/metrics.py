@@ -77,6 +77,11 @@ class SessionCollector(Collector):
         yield power
         if session.power_cap_w is not None:
             yield _gauge("power_cap_watts", "Power cap in force", session.power_cap_w)
+        if session.variant is not None:
+            chosen = GaugeMetricFamily("joulec_variant", "The variant of the graph in force", labels=["variant"])
+            for name in session.variants:
+                chosen.add_metric([name], float(name == session.variant))
+            yield chosen
         yield _gauge("batch_size", "Batch size in force", session.batch_size)
         yield _gauge("queue_rows", "Rows that wait", session.queued_rows)
         buckets, sum_s = session.latencies.read()

@@ -18,7 +18,7 @@ from joulec.profiler.meter import Meter
 from joulec.runtime.artifact import read_artifact, write_artifact
 from joulec.runtime.executor import Executor, available_cpus
 from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe
-from joulec.runtime.manifest import Assigned, Budget, Entry, Manifest
+from joulec.runtime.manifest import Assigned, Budget, Entry, EntryKey, Manifest
 from joulec.runtime.profile import Step
 from joulec.runtime.rows import padded, split, useful
 from joulec.runtime.timing import Timing
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from joulec.runtime.session import Session
 
 _Array = npt.NDArray[Any]
+
+
+class VariantError(ValueError):
+    """A variant that was not compiled."""
 
 
 class Model:
@@ -38,8 +42,11 @@ class Model:
         weights: contents by digest.
         externals: ONNX definitions by digest.
         threads: worker threads; as many as it was compiled for, at most one per CPU at hand, when None.
+        variant: which variant calls run; at each batch size the one that is best under the objective, when None.
 
     Raises:
+        ValueError: threads are below 1.
+        VariantError: there is no such variant.
         ImportError: TVM is not installed; the message names the extra.
         RuntimeError: the library cannot be loaded on this machine, or was compiled for a GPU.
     """
@@ -52,22 +59,35 @@ class Model:
         externals: Mapping[str, bytes] | None = None,
         *,
         threads: int | None = None,
+        variant: str | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
+        check_variants(manifest.variants, () if variant is None else (variant,))
         if "cuda" in manifest.target:
             raise RuntimeError(f"the model was compiled for {manifest.target}; this version runs models on CPUs alone")
         self.manifest = manifest
         self._library = library.read_bytes()
         self._externals = dict(externals or {})
-        self._entries = {entry.batch: entry for entry in manifest.entries}
+        self._entries = manifest.lookup()
+        self._variant = variant
         count = threads or min(manifest.threads, available_cpus())
         self._executor = Executor(library, manifest.entries, weights, self._externals, count, manifest.frontend)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """The compiled batch sizes, ascending."""
-        return tuple(self._entries)
+        return self.manifest.batch_sizes
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The compiled variants of the graph, from fast to frugal; empty where there is one only."""
+        return self.manifest.variants
+
+    @property
+    def variant(self) -> str | None:
+        """The variant that calls run; None: at each batch size the one that is best under the objective."""
+        return self._variant
 
     @property
     def batched(self) -> bool:
@@ -96,10 +116,10 @@ class Model:
         All sizes where the artifact does not hold measured times for each: an estimate knows no overhead per call.
         """
         for kind in ("measured", "predicted"):
-            budgets: dict[int, Budget | None] = {batch: getattr(e, kind) for batch, e in self._entries.items()}
+            budgets: dict[int, Budget | None] = {size: getattr(self.entry(size), kind) for size in self.batch_sizes}
             known = {batch: budget for batch, budget in budgets.items() if budget and budget.time_source == "measured"}
             seconds = {batch: budget.time_s for batch, budget in known.items() if budget.time_s}
-            if len(seconds) == len(self._entries):
+            if len(seconds) == len(self.batch_sizes):
                 return useful(seconds)
         return self.batch_sizes
 
@@ -121,18 +141,25 @@ class Model:
         outputs = self.run(bind(self.input_names, inputs, named))
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def run(self, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
-        """Like a call, with arrays in the model's order and always a tuple of outputs."""
+    def run(self, arrays: Sequence[_Array], variant: str | None = None) -> tuple[_Array, ...]:
+        """Like a call, with arrays in the model's order and always a tuple of outputs.
+
+        Args:
+            variant: which variant runs; the model's `variant` when None.
+        """
         if not self.batched:
-            return self._executor.run(self._exact_entry(arrays).batch, arrays)
+            return self._executor.run(self.entry(self._exact_entry(arrays).batch, variant).key, arrays)
         entry = self.manifest.entries[0]
         rows = check_rows(arrays, entry)
         if not rows:
             return tuple(np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in entry.outputs)
-        if rows in self._entries:
-            return self._executor.run(rows, arrays)
+        if (rows, None) in self._entries:
+            return self._executor.run(self.entry(rows, variant).key, arrays)
         parts = list(split(rows, self.batch_sizes))
-        calls = [(size, [padded(a[start : start + count], size) for a in arrays]) for size, start, count in parts]
+        calls = [
+            (self.entry(size, variant).key, [padded(a[start : start + count], size) for a in arrays])
+            for size, start, count in parts
+        ]
         results = self._executor.run_all(calls)
         cut = [[out[:count] for out in outputs] for outputs, (_, _, count) in zip(results, parts, strict=True)]
         return tuple(np.concatenate(pieces) for pieces in zip(*cut, strict=True))
@@ -150,30 +177,39 @@ class Model:
         wanted = " or ".join(", ".join(f"{t.name} {t}" for t in entry.inputs) for entry in entries)
         raise InputError(f"no compiled shapes fit inputs {given}; compiled are {wanted}")
 
-    def run_batch(self, batch: int, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+    def run_batch(self, batch: int, arrays: Sequence[_Array], variant: str | None = None) -> tuple[_Array, ...]:
         """Run one compiled batch size on arrays of exactly its shapes.
 
+        Args:
+            variant: which variant runs; the model's `variant` when None.
+
         Raises:
-            ValueError: the batch size was not compiled.
+            ValueError: the batch size or the variant was not compiled.
             InputError: a shape or dtype differs.
         """
-        entry = self.entry(batch)
+        entry = self.entry(batch, variant)
         check_exactly(arrays, entry.inputs)
-        return self._executor.run(batch, arrays)
+        return self._executor.run(entry.key, arrays)
 
-    def entry(self, batch: int) -> Entry:
-        """What the artifact says of one batch size.
+    def entry(self, batch: int, variant: str | None = None) -> Entry:
+        """What the artifact says of one batch size in one variant.
+
+        Args:
+            variant: which; the model's `variant` when None. Where a batch size does not have it, its nearest stands in.
 
         Raises:
             ValueError: it was not compiled.
         """
-        if batch not in self._entries:
-            raise ValueError(f"batch size {batch} was not compiled; there are {', '.join(map(str, self._entries))}")
-        return self._entries[batch]
+        name = variant or self._variant
+        found = self._entries.get((batch, name))
+        if found is None:
+            check_variants(self.variants, () if name is None else (name,))
+            raise ValueError(f"batch size {batch} was not compiled; there are {', '.join(map(str, self.batch_sizes))}")
+        return found
 
-    def work(self, batch: int) -> Work:
+    def work(self, batch: int, variant: str | None = None) -> Work:
         """Arithmetic and bytes of one call of a batch size."""
-        return self.entry(batch).work
+        return self.entry(batch, variant).work
 
     def random_inputs(self, batch: int, seed: int = 0) -> list[_Array]:
         """Seeded inputs of one batch size: normal floats, small whole numbers, fair booleans."""
@@ -191,6 +227,7 @@ class Model:
         seed: int = 0,
         meter: Meter | None = None,
         inputs: Sequence[_Array] | None = None,
+        variant: str | None = None,
     ) -> Timing:
         """Measure the latency, and with a meter the energy, of one batch size.
 
@@ -207,14 +244,16 @@ class Model:
             seed: of the random inputs.
             meter: measures energy over each window.
             inputs: arrays to use in place of random ones.
+            variant: which variant; the model's `variant` when None.
 
         Raises:
             MeterError: the meter failed.
         """
         arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
-        check_exactly(arrays, self.entry(batch).inputs)
+        entry = self.entry(batch, variant)
+        check_exactly(arrays, entry.inputs)
         return self._executor.time(
-            batch,
+            entry.key,
             arrays,
             repeats=repeats,
             window_s=window_s,
@@ -224,7 +263,13 @@ class Model:
         )
 
     def profile(
-        self, batch: int, *, repeats: int = 20, seed: int = 0, inputs: Sequence[_Array] | None = None
+        self,
+        batch: int,
+        *,
+        repeats: int = 20,
+        seed: int = 0,
+        inputs: Sequence[_Array] | None = None,
+        variant: str | None = None,
     ) -> tuple[Step, ...]:
         """Seconds of each step of a call: of every operator, as it runs between the others.
 
@@ -233,13 +278,15 @@ class Model:
             repeats: calls; medians count.
             seed: of the random inputs.
             inputs: arrays to use in place of random ones.
+            variant: which variant; the model's `variant` when None.
 
         Raises:
             RuntimeError: the library cannot run step by step: another back end made it, or an older joulec.
         """
         arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
-        check_exactly(arrays, self.entry(batch).inputs)
-        steps = self._executor.profile(batch, arrays, repeats=repeats, warmup=3)
+        entry = self.entry(batch, variant)
+        check_exactly(arrays, entry.inputs)
+        steps = self._executor.profile(entry.key, arrays, repeats=repeats, warmup=3)
         if steps is None:
             raise RuntimeError(
                 "the artifact cannot run step by step: only what the Relax back end of this version compiles can; "
@@ -247,39 +294,47 @@ class Model:
             )
         return steps
 
-    def watch(self, batch: int, arrays: Sequence[_Array], watch: Callable[[str, Sequence[_Array]], None]) -> bool:
+    def watch(
+        self,
+        batch: int,
+        arrays: Sequence[_Array],
+        watch: Callable[[str, Sequence[_Array]], None],
+        variant: str | None = None,
+    ) -> bool:
         """Run one compiled batch size once, step by step.
 
         Args:
             batch: which.
             arrays: of exactly its shapes.
             watch: takes each step's name and the arrays of its call, the result last; they are overwritten later.
+            variant: which variant; the model's `variant` when None.
 
         Returns:
             Whether the library can run step by step; where not, nothing was run.
         """
-        check_exactly(arrays, self.entry(batch).inputs)
-        return self._executor.watch(batch, arrays, watch)
+        entry = self.entry(batch, variant)
+        check_exactly(arrays, entry.inputs)
+        return self._executor.watch(entry.key, arrays, watch)
 
     def annotate(
-        self, measured: Mapping[int, Budget], errors: Mapping[int, Sequence[float | None]] | None = None
+        self, measured: Mapping[EntryKey, Budget], errors: Mapping[EntryKey, Sequence[float | None]] | None = None
     ) -> None:
         """Enter what was measured into the manifest, which `save` will write.
 
         Args:
-            measured: costs by batch size.
-            errors: by batch size, the error of each operator of the assignment (`Assigned.relative_error`).
+            measured: costs by batch size and variant.
+            errors: by the same, the error of each operator of the assignment (`Assigned.relative_error`).
         """
         entries = tuple(
             replace(
                 entry,
-                measured=measured.get(batch, entry.measured),
-                assignment=_with_errors(entry.assignment, (errors or {}).get(batch)),
+                measured=measured.get(entry.key, entry.measured),
+                assignment=_with_errors(entry.assignment, (errors or {}).get(entry.key)),
             )
-            for batch, entry in self._entries.items()
+            for entry in self.manifest.entries
         )
         self.manifest = replace(self.manifest, entries=entries)
-        self._entries = {entry.batch: entry for entry in entries}
+        self._entries = self.manifest.lookup()
         self.__dict__.pop("useful_batch_sizes", None)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -309,20 +364,35 @@ class Model:
         self.close()
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Model:
     """Load an artifact.
 
     Args:
         path: the file.
         threads: worker threads; as many as it was compiled for, at most one per CPU at hand, when None.
+        variant: which variant calls run; at each batch size the one that is best under the objective, when None.
 
     Raises:
+        VariantError: the artifact has no such variant.
         ArtifactError: the file is missing, damaged, altered or of a newer format.
         ImportError: TVM is not installed.
         RuntimeError: its library does not load on this machine.
     """
     with read_artifact(path) as artifact:
-        return Model(artifact.manifest, artifact.library, artifact.weights, artifact.externals, threads=threads)
+        parts = (artifact.manifest, artifact.library, artifact.weights, artifact.externals)
+        return Model(*parts, threads=threads, variant=variant)
+
+
+def check_variants(compiled: Sequence[str], asked: Sequence[str]) -> None:
+    """Refuse a variant that was not compiled.
+
+    Raises:
+        VariantError: one was not; the message names those that were.
+    """
+    for name in asked:
+        if name not in compiled:
+            there = f"there are {', '.join(compiled)}" if compiled else "the model has one variant only"
+            raise VariantError(f"variant {name!r} was not compiled; {there}")
 
 
 def _with_errors(assignment: tuple[Assigned, ...], errors: Sequence[float | None] | None) -> tuple[Assigned, ...]:

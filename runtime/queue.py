@@ -209,6 +209,14 @@ class RequestQueue:
                 if changes == self._changes and not self._closed:
                     self._ready.wait(wait_s)
 
+    def fail_waiting(self, longer_than_s: float, error: BaseException) -> None:
+        """Fail the requests that have waited for longer than so many seconds."""
+        latest_s = self._clock() - longer_than_s
+        with self._lock:
+            waiting = [request for request in self._requests if request.arrived_s < latest_s]
+        for request in waiting:
+            request.fail(error)
+
     def _expired(self) -> list[Request]:
         """Requests whose deadline has come and of which nothing was begun."""
         late: list[Request] = []

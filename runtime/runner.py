@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.runtime.inputs import InputError, as_array, bind, check_rows
-from joulec.runtime.model import Model
+from joulec.runtime.manifest import Budget
+from joulec.runtime.model import Model, check_variants
 from joulec.runtime.packing import ALIGNMENT, Packer
 from joulec.runtime.policies import Configuration, Prediction, Predictions
 from joulec.runtime.request import Outputs, Part, Request, Signature, count_rows, divide, signature_of
-from joulec.runtime.rows import split
+from joulec.runtime.rows import fitting, split
 
 _Array = npt.NDArray[Any]
 
@@ -32,12 +33,13 @@ class Runner(Protocol):
     """Runs batches."""
 
     sizes: tuple[int, ...]
-    uncapped: int
+    variants: tuple[str | int, ...]
+    uncapped: Configuration
     threads: int | None
 
     @property
     def predictions(self) -> Predictions | None:
-        """What is expected of each size; None where that is not known of all."""
+        """What is expected of each size and variant; None where that is not known of all sizes."""
 
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         """A request's arrays, its number of rows and what it may share a batch with.
@@ -46,13 +48,13 @@ class Runner(Protocol):
             InputError: it cannot be run.
         """
 
-    def run(self, size: int, parts: Sequence[Part]) -> Answers:
-        """One batch of the size that holds the parts' rows."""
+    def run(self, size: int, parts: Sequence[Part], variant: str | int = 0) -> Answers:
+        """One batch of the size that holds the parts' rows, computed by a variant of the graph."""
 
     def finish(self, outputs: Outputs) -> Any:
         """A request's outputs as its caller gets them."""
 
-    def work(self, size: int) -> Work | None:
+    def work(self, size: int, variant: str | int = 0) -> Work | None:
         """What one batch does; None where that is not known."""
 
 
@@ -72,36 +74,68 @@ class ModelRunner:
 
     Sizes that were not compiled are laid over those that were. A model that is not batched runs each request as it is:
     every request is one row of one item.
+
+    Args:
+        model: the model.
+        sizes: batch sizes to choose from; all that were compiled when None.
+        variants: variants to choose from; all that were compiled when None, or the one that the model was loaded for.
+
+    Raises:
+        ValueError: the model has no such variant, or its batch size cannot be chosen.
     """
 
-    def __init__(self, model: Model, sizes: Sequence[int] | None) -> None:
+    def __init__(self, model: Model, sizes: Sequence[int] | None, variants: Sequence[str] | None = None) -> None:
         self._model = model
         self.threads: int | None = model.threads
+        asked = variants if variants is not None else model.variants if model.variant is None else (model.variant,)
+        check_variants(model.variants, asked)
+        self.variants: tuple[str | int, ...] = tuple(name for name in model.variants if name in asked) or (0,)
         if not model.batched:
             if sizes is not None and checked_sizes(sizes) != (1,):
                 raise ValueError("this model's rows are not independent, so that its batch size cannot be chosen")
             self.sizes: tuple[int, ...] = (1,)
-            self.uncapped = 1
+            self.uncapped = self._preferred(1)
             return
         self.sizes = model.batch_sizes if sizes is None else checked_sizes(sizes)
-        self.uncapped = max((size for size in model.useful_batch_sizes if size in self.sizes), default=self.sizes[-1])
+        useful = max((size for size in model.useful_batch_sizes if size in self.sizes), default=self.sizes[-1])
+        self.uncapped = self._preferred(useful)
         likes = [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in model.manifest.entries[0].inputs]
         self._packer = Packer(likes, model.batch_sizes[-1], ALIGNMENT)
 
+    def _preferred(self, size: int) -> Configuration:
+        """The size in the variant that is best under the artifact's objective, or the nearest that may be chosen."""
+        if self.variants == (0,):
+            return Configuration(size)
+        batch = fitting(size, self._model.batch_sizes)
+        best = self._model.entry(batch).variant
+        return Configuration(size, best if best in self.variants else self.variants[0])
+
     @property
     def predictions(self) -> Predictions | None:
-        """From the artifact: as measured, else as the search expects."""
-        entries = {}
-        for size in self.sizes:
-            calls = [(batch, 1) for batch, _ in self._calls(size, size)] if self._model.batched else []
-            budgets = [self._model.entry(batch).best_known for batch, _ in calls]
-            known = [(budget.time_s, budget.energy_j) for budget in budgets if budget is not None]
-            times = [time_s for time_s, energy_j in known if time_s and energy_j]
-            joules = [energy_j for time_s, energy_j in known if time_s and energy_j]
-            if not times or len(times) < len(calls):
-                return None
-            entries[Configuration(size)] = Prediction(sum(times), sum(joules) / sum(times))
-        return Predictions(entries)
+        """From the artifact: as measured, else as the search expects. None where a size is not known in any variant.
+
+        A variant that a batch size does not have is not predicted for it: it would be another one again.
+        """
+        found = {
+            Configuration(size, variant): expected
+            for size in self.sizes
+            for variant in self.variants
+            if (expected := self._expected(size, variant)) is not None
+        }
+        return Predictions(found) if {one.batch for one in found} == set(self.sizes) else None
+
+    def _expected(self, size: int, variant: str | int) -> Prediction | None:
+        if not self._model.batched:
+            return None
+        entries = [self._model.entry(batch, _name(variant)) for batch, _ in self._calls(size, size)]
+        if len(self.variants) > 1 and all(entry.variant != variant for entry in entries):
+            return None
+        known = [entry.best_known or Budget() for entry in entries]
+        times = [budget.time_s for budget in known if budget.time_s and budget.energy_j]
+        joules = [budget.energy_j for budget in known if budget.time_s and budget.energy_j]
+        if len(times) < len(entries):
+            return None
+        return Prediction(sum(times), sum(joules) / sum(times))
 
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         arrays = bind(self._model.input_names, inputs, named)
@@ -112,15 +146,16 @@ class ModelRunner:
             raise InputError("a request must have at least one row")
         return arrays, rows, ()
 
-    def run(self, size: int, parts: Sequence[Part]) -> Answers:
+    def run(self, size: int, parts: Sequence[Part], variant: str | int = 0) -> Answers:
+        name = _name(variant)
         if not self._model.batched:
             (part,) = parts
-            outputs = self._model.run([array[0] for array in part.arrays])
+            outputs = self._model.run([array[0] for array in part.arrays], name)
             return [(parts, tuple(output[None] for output in outputs))]
         calls = self._calls(size, count_rows(parts))
         groups = divide(parts, [count for _, count in calls]) if len(calls) > 1 else [parts]
         return [
-            (group, self._model.run_batch(batch, self._packer.pack(group, batch)))
+            (group, self._model.run_batch(batch, self._packer.pack(group, batch), name))
             for (batch, _), group in zip(calls, groups, strict=True)
         ]
 
@@ -135,10 +170,15 @@ class ModelRunner:
             outputs = tuple(output[0] for output in outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def work(self, size: int) -> Work | None:
+    def work(self, size: int, variant: str | int = 0) -> Work | None:
         if not self._model.batched:
             return self._model.manifest.entries[0].work
-        return sum((self._model.work(batch) for batch, _ in self._calls(size, size)), NO_WORK)
+        return sum((self._model.work(batch, _name(variant)) for batch, _ in self._calls(size, size)), NO_WORK)
+
+
+def _name(variant: str | int) -> str | None:
+    """A policy's variant as the model knows it."""
+    return variant if isinstance(variant, str) else None
 
 
 class CallableRunner:
@@ -146,6 +186,7 @@ class CallableRunner:
 
     threads: int | None = None
     predictions: Predictions | None = None
+    variants: tuple[str | int, ...] = (0,)
 
     def __init__(
         self,
@@ -159,7 +200,7 @@ class CallableRunner:
         self._work = work
         self._packers: dict[Signature, Packer] = {}
         self.sizes = checked_sizes(DEFAULT_SIZES if sizes is None else sizes)
-        self.uncapped = self.sizes[-1]
+        self.uncapped = Configuration(self.sizes[-1])
 
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         if named or not inputs:
@@ -172,7 +213,7 @@ class CallableRunner:
                 raise InputError(f"input {index} has {len(array)} rows, input 0 has {len(arrays[0])}")
         return arrays, len(arrays[0]), signature_of(arrays)
 
-    def run(self, size: int, parts: Sequence[Part]) -> Answers:
+    def run(self, size: int, parts: Sequence[Part], variant: str | int = 0) -> Answers:
         result = self._function(*self._packer(parts[0].request).pack(parts, size))
         results = list(result) if isinstance(result, tuple | list) else [result]
         outputs = tuple(np.array(as_array(value, "the output of the executor")) for value in results)  # ours to keep
@@ -192,5 +233,5 @@ class CallableRunner:
     def finish(self, outputs: Outputs) -> Any:
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def work(self, size: int) -> Work | None:
+    def work(self, size: int, variant: str | int = 0) -> Work | None:
         return None if self._work is None else self._work(size)

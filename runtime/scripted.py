@@ -10,7 +10,8 @@ The file is TOML or JSON with a table ``watts`` (batch size to watts; other size
     4 = 95
     8 = 150
 
-A file that is nothing but such pairs (``{"1": 40, "8": 150}``) is taken as the table.
+``[variants]`` says by what factor a variant of the graph draws more or less above idle (``frugal = 0.8``; 1 for those
+not named). A file that is nothing but such pairs (``{"1": 40, "8": 150}``) is taken as the table.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class ScriptedMeter:
     Args:
         watts: power by batch size, in watts.
         idle_w: power while no batch runs (announced as batch size 0).
+        variants: factors on power above idle, by variant of the graph.
         window_s: over how many seconds a reading averages at least.
         clock: monotonic seconds.
 
@@ -50,11 +52,13 @@ class ScriptedMeter:
         *,
         idle_w: float = 0.0,
         window_s: float = 0.0,
+        variants: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not watts or min(watts) < 1:
             raise MeterError("a scripted meter needs watts for batch sizes from 1 up")
-        for value in (*watts.values(), idle_w, window_s):
+        self.variants = dict(variants or {})
+        for value in (*watts.values(), *self.variants.values(), idle_w, window_s):
             if not math.isfinite(value) or value < 0:
                 raise MeterError(f"a scripted meter's values must be finite and at least 0, not {value}")
         self.watts = dict(watts)
@@ -62,14 +66,15 @@ class ScriptedMeter:
         self.window_s = window_s
         self._clock = clock
         self._size = 0
+        self._variant: str | int = 0
         self._start: float | None = None
         self._since = 0.0
         self._joules = 0.0
 
-    def batch(self, size: int) -> None:
-        """The session announces the batch size that runs from now on; 0 where nothing runs."""
+    def batch(self, size: int, variant: str | int = 0) -> None:
+        """The session announces the batch size and variant that run from now on; 0 where nothing runs."""
         self._accrue()
-        self._size = size
+        self._size, self._variant = size, variant
 
     def begin(self) -> None:
         """Open a window."""
@@ -93,13 +98,17 @@ class ScriptedMeter:
 
     def _accrue(self) -> None:
         now = self._clock()
-        self._joules += self.power_w(self._size) * (now - self._since)
+        self._joules += self.power_w(self._size, self._variant) * (now - self._since)
         self._since = now
 
-    def power_w(self, size: int) -> float:
+    def power_w(self, size: int, variant: str | int = 0) -> float:
         """Watts at a batch size: those of the script, a straight line between its sizes, level beyond them."""
         if size == 0:
             return self.idle_w
+        factor = self.variants.get(str(variant), 1.0)
+        return self.idle_w + factor * (self._scripted_w(size) - self.idle_w)
+
+    def _scripted_w(self, size: int) -> float:
         sizes = sorted(self.watts)
         index = bisect.bisect_left(sizes, size)
         if index == len(sizes) or sizes[index] == size or index == 0:
@@ -128,6 +137,7 @@ def read_script(path: str | Path, clock: Callable[[], float] = time.perf_counter
         watts = {int(size): float(value) for size, value in table.items()}
         idle_w = float(data.get("idle_w", 0.0))
         window_s = float(data.get("window_s", 0.0))
-        return ScriptedMeter(watts, idle_w=idle_w, window_s=window_s, clock=clock)
+        variants = {str(name): float(factor) for name, factor in data.get("variants", {}).items()}
+        return ScriptedMeter(watts, idle_w=idle_w, window_s=window_s, variants=variants, clock=clock)
     except (AttributeError, TypeError, ValueError, MeterError) as error:
         raise MeterError(f"the meter's script {file} must map batch sizes to watts: {error}") from error

@@ -20,12 +20,23 @@ from joulec.runtime.inputs import InputError
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.metrics import LatencyHistogram
 from joulec.runtime.model import Model
-from joulec.runtime.policies import POLICIES, Decision, Policy, PolicyOptions, Predictions, Space, make_policy
+from joulec.runtime.policies import (
+    POLICIES,
+    Decision,
+    GuardedPolicy,
+    Policy,
+    PolicyOptions,
+    Predictions,
+    Space,
+    make_policy,
+)
 from joulec.runtime.queue import Outcomes, QueueClosed, RequestQueue, WhenFull
 from joulec.runtime.request import Part, Request, count_rows
 from joulec.runtime.runner import CallableRunner, ModelRunner, Runner
 from joulec.runtime.scripted import read_script
 from joulec.runtime.telemetry import BatchChange, Sample, Totals
+from joulec.runtime.watch import SENSORS, BatchHangs, Watch, WatchedMeter
+from joulec.runtime.window import BatchAware
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +73,15 @@ class Session:
         cap_margin: the policy keeps power within [cap_margin x cap, cap] (the paper's alpha).
         latency_slo_s: batch sizes that take longer are not used.
         batch_sizes: sizes to choose from; the model's, or powers of two up to 64 for a callable, when None.
+        variants: variants of the graph to choose from; all that the model has, or the one it was loaded for, when None.
+            Without a cap, the one that is best under the model's objective runs.
         max_wait_s: how long the oldest request waits for others to fill a batch.
         queue_limit_rows: rows that may wait; None for any number. A larger request is taken once the queue is empty.
         when_full: what `submit` does where they do: ``wait`` for room, or ``reject`` (QueueFull).
+        batch_timeout_s: a batch (or whatever else the worker is at: the cap's source, the device's clock) that takes
+            longer hangs: its requests, and those that have waited as long, fail with BatchHangs, the session is not
+            waited for at `close`, and where the batch comes back after all, the session goes on with smaller ones. None
+            waits for ever. A sensor is given two seconds, whatever this says.
         work: for a callable and a meter that estimates: what a batch of a size does.
         clock: monotonic seconds.
         sleep: waits for seconds; by default until then or until the session is aborted.
@@ -87,9 +104,11 @@ class Session:
         cap_margin: float = 0.8,
         latency_slo_s: float | None = None,
         batch_sizes: Sequence[int] | None = None,
+        variants: Sequence[str] | None = None,
         max_wait_s: float = 0.002,
         queue_limit_rows: int | None = None,
         when_full: WhenFull = "wait",
+        batch_timeout_s: float | None = 60.0,
         work: Callable[[int], Work] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
@@ -98,11 +117,15 @@ class Session:
             raise ValueError(f"max_wait_s must be at least 0, not {max_wait_s}")
         if queue_limit_rows is not None and queue_limit_rows < 1:
             raise ValueError(f"queue_limit_rows must be at least 1, not {queue_limit_rows}")
+        if batch_timeout_s is not None and not batch_timeout_s > 0:
+            raise ValueError(f"batch_timeout_s must be above 0, not {batch_timeout_s}")
         if when_full not in get_args(WhenFull):
             raise ValueError(f"when_full must be wait or reject, not {when_full!r}")
         self._runner: Runner
         if isinstance(executor, Model):
-            self._runner = ModelRunner(executor, batch_sizes)
+            self._runner = ModelRunner(executor, batch_sizes, variants)
+        elif variants is not None:
+            raise ValueError("variants are chosen of a joulec model that was compiled with several")
         else:
             self._runner = CallableRunner(executor, batch_sizes, work)
         self._sizes = self._runner.sizes
@@ -110,19 +133,26 @@ class Session:
         self._clock = clock
         self._stop = threading.Event()
         self._max_wait_s = max_wait_s
-        self._guard = LatencyGuard(self._sizes, latency_slo_s) if latency_slo_s is not None else None
+        variants_at_hand = self._runner.variants
+        self._guard = None if latency_slo_s is None else LatencyGuard(self._sizes, latency_slo_s, variants_at_hand)
         self._own_clocks: NvmlClocks | None = None
         knob = self._find_clocks(clocks)
         expected = predictions or self._runner.predictions
-        space = Space(self._sizes, clocks_hz=(None,) if knob is None else knob.levels_hz)
+        space = Space(self._sizes, variants_at_hand, (None,) if knob is None else knob.levels_hz)
         covered = expected if expected is not None and any(one in expected.entries for one in space) else None
         chosen = make_policy(
             default_policy(covered) if policy is None else policy,
             space,
             PolicyOptions(cap_margin, expected, latency_slo_s),
         )
+        if not isinstance(chosen, GuardedPolicy):
+            chosen = GuardedPolicy(chosen, space)
         cap = None if power_cap_w is None else PowerCap(power_cap_w, warn=self._say)
         self._own_meter: Meter | None = None
+        self._watched: WatchedMeter | None = None
+        self._running: Sequence[Part] = ()
+        self._hung: BatchHangs | None = None
+        self._watch: Watch | None = None
         self._governor = Governor(
             self._sizes,
             work=self._runner.work,
@@ -131,14 +161,18 @@ class Session:
             policy=chosen,
             guard=self._guard,
             uncapped=self._runner.uncapped,
+            safest=space.safest,
             clocks=knob,
             clock=clock,
             sleep=sleep or self._sleep,
             say=self._say,
+            doing=self._doing,
         )
         self._has_meter = meter is not None or cap is not None
         self.latencies = LatencyHistogram()
         self._queue = RequestQueue(queue_limit_rows, when_full, clock=clock, on_answer=self.latencies.add)
+        if batch_timeout_s is not None:
+            self._watch = Watch(batch_timeout_s, clock, self._hangs)
         self._thread = threading.Thread(target=self._work, name="joulec-session", daemon=True)
         self._thread.start()
 
@@ -146,7 +180,7 @@ class Session:
         if meter is None and not needed:
             return None
         if meter is not None and not isinstance(meter, str):
-            return meter
+            return self._guarded(meter)
         name = meter or "auto"
         if name.startswith("scripted:"):
             self._own_meter = read_script(name.removeprefix("scripted:"))
@@ -156,8 +190,15 @@ class Session:
             self._say("the model runs on the CPU, and the meter nvml reads the power of GPU 0")
         chosen = choose_meter(name, device_kind=kind, threads=self._runner.threads)
         _log.info("meter: %s", chosen.why)
-        self._own_meter = chosen.meter
-        return chosen.meter
+        self._own_meter = self._guarded(chosen.meter)
+        return self._own_meter
+
+    def _guarded(self, meter: Meter) -> Meter:
+        """The meter; a sensor's calls are made where they cannot hold up a batch."""
+        if meter.source not in SENSORS or isinstance(meter, BatchAware):  # a simulated one never hangs
+            return meter
+        self._watched = WatchedMeter(meter)
+        return self._watched
 
     def _find_clocks(self, clocks: ClockKnob | Literal["nvml"] | None) -> ClockKnob | None:
         if clocks != "nvml":
@@ -201,13 +242,24 @@ class Session:
         return self._governor.size
 
     @property
+    def variant(self) -> str | None:
+        """The variant of the graph in force; None where there is one only."""
+        variant = self._governor.decision.configuration.variant
+        return variant if isinstance(variant, str) else None
+
+    @property
     def batch_sizes(self) -> tuple[int, ...]:
         """The sizes to choose from."""
         return self._sizes
 
     @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants to choose from; empty where there is one only."""
+        return tuple(name for name in self._runner.variants if isinstance(name, str))
+
+    @property
     def decision(self) -> Decision:
-        """The batch size in force, where the policy stands, and why."""
+        """The configuration in force, where the policy stands, and why."""
         return self._governor.decision
 
     @property
@@ -232,7 +284,7 @@ class Session:
 
     @property
     def batch_changes(self) -> list[BatchChange]:
-        """Changes of batch size with their reasons (the first thousand)."""
+        """Changes of batch size and variant with their reasons (the first thousand)."""
         return self._governor.recorder.changes
 
     @property
@@ -288,10 +340,13 @@ class Session:
     def _run(self, parts: Sequence[Part]) -> None:
         """One batch; where it fails, its requests one by one."""
         rows = count_rows(parts)
+        self._running = parts
         size = next(size for size in self._sizes if size >= rows)
         try:
-            answers = self._governor.run(size, rows, lambda: self._runner.run(size, parts))
+            answers = self._governor.run(size, rows, lambda variant: self._runner.run(size, parts, variant))
         except Exception as error:  # noqa: BLE001 - an executor may raise anything; it goes to the request's future
+            self._doing("")
+            self._hung = None
             smaller = self._sizes[0] < size
             if len(parts) == 1 and not smaller:
                 parts[0].request.fail(error)
@@ -304,6 +359,9 @@ class Session:
             for part in parts:
                 part.request.fail(error)
             raise
+        hung, self._hung = self._hung, None
+        if hung is not None:
+            self._governor.blame(size, hung)
         for group, outputs in answers:
             start = 0
             for part in group:
@@ -319,6 +377,27 @@ class Session:
             if part.request.future.done() and part.request.future.exception() is not None:
                 return False
         return True
+
+    def _doing(self, what: str) -> None:
+        if self._watch is None:
+            return
+        if what:
+            self._watch.begin(what)
+        else:
+            self._watch.end()
+
+    def _hangs(self, what: str, seconds: float) -> None:
+        """The worker does not get on: nobody is to wait for it. Called by the watch, again and again."""
+        assert self._watch is not None
+        first, parts = self._hung is None, self._running
+        rows = f" of {count_rows(parts)} rows" if what == "a batch" else ""
+        error = BatchHangs(f"{what}{rows} has not come back for {seconds:.3g} s")
+        self._hung = self._hung or error
+        for part in parts:
+            part.request.fail(error)
+        self._queue.fail_waiting(self._watch.limit_s, error)
+        if first:
+            self._say(f"{error}; requests fail until it does")
 
     def _sleep(self, seconds: float) -> None:
         self._stop.wait(seconds)
@@ -337,13 +416,30 @@ class Session:
         if not drain:
             self._stop.set()
         self._queue.close(None if drain else SessionClosed("the session was closed before the request was computed"))
-        self._thread.join()
+        self._join()
+        if self._watched is not None and self._own_meter is None:
+            self._watched.release()
         if self._own_meter is not None:
             self._own_meter.close()
             self._own_meter = None
         if self._own_clocks is not None:
             self._own_clocks.close()
             self._own_clocks = None
+
+    def _join(self) -> None:
+        """Wait for the worker, unless it hangs."""
+        watch = self._watch
+        if watch is None:
+            self._thread.join()
+            return
+        while self._thread.is_alive() and not watch.hanging:
+            self._thread.join(0.1)
+        if self._thread.is_alive():
+            error = SessionClosed("the session was closed while a batch before the request did not come back")
+            self._queue.close(error)
+            for part in self._running:
+                part.request.fail(error)
+        watch.close()
 
     def __enter__(self) -> Self:
         return self

@@ -30,6 +30,7 @@ class SizeResult:
 
     Attributes:
         batch: rows of a call.
+        variant: of the graph; None where there is one only.
         calls: how many were made.
         latency_s: mean seconds of a call.
         throughput: rows per second.
@@ -41,6 +42,7 @@ class SizeResult:
     """
 
     batch: int
+    variant: str | None
     calls: int
     latency_s: float
     throughput: float
@@ -92,6 +94,7 @@ def sweep_size(
     batch: int,
     meter: Meter,
     *,
+    variant: str | None = None,
     duration_s: float,
     work: Work,
     utilization: Callable[[], float | None],
@@ -102,6 +105,7 @@ def sweep_size(
     Args:
         call: makes one call.
         batch: its rows.
+        variant: what it runs, for the result and for a meter that wants to know.
         meter: measures slots of a tenth of a second, or of its own window where that is longer.
         duration_s: how long.
         work: what one call does.
@@ -113,7 +117,7 @@ def sweep_size(
     """
     slot_s = max(_SLOT_S, meter.window_s)
     if isinstance(meter, BatchAware):
-        meter.batch(batch)
+        meter.batch(batch, variant or 0)
     slots: list[Slot] = []
     peaks: list[float] = []
     calls, joules, metered_s = 0, 0.0, 0.0
@@ -137,6 +141,7 @@ def sweep_size(
     throughput = calls * batch / elapsed_s
     return SizeResult(
         batch=batch,
+        variant=variant,
         calls=calls,
         latency_s=elapsed_s / calls,
         throughput=throughput,

@@ -25,6 +25,8 @@ class Sample:
         peak_w: highest reading in it.
         cap_w: the cap in force, None where there is none.
         power_source: where the power comes from.
+        variant: which variant of the graph ran; None where there is one only.
+        clock_hz: the device clock that was asked for; None where the driver chooses.
     """
 
     t_s: float
@@ -36,6 +38,13 @@ class Sample:
     peak_w: float | None = None
     cap_w: float | None = None
     power_source: EnergySource | None = None
+    variant: str | None = None
+    clock_hz: float | None = None
+
+    @property
+    def setting(self) -> tuple[object, ...]:
+        """What must agree for two samples to be told as one."""
+        return self.batch, self.variant, self.clock_hz, self.cap_w, self.power_source
 
     @property
     def throughput(self) -> float:
@@ -47,7 +56,7 @@ class Sample:
         return {**self.__dict__, "throughput": self.throughput}
 
     def joined(self, later: Sample) -> Sample:
-        """One sample over both; the batch size and cap are those of the longer."""
+        """One sample over both; the setting is that of the longer."""
         seconds = later.t_s + later.seconds - self.t_s
         longer = self if self.seconds >= later.seconds else later
         power_w = self.power_w if later.power_w is None else later.power_w
@@ -68,12 +77,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class BatchChange:
-    """The session went from one batch size to another."""
+    """The session went from one batch size to another, or to another variant of the graph.
+
+    Attributes:
+        t_s: when, in seconds since the session's start.
+        before: the batch size before.
+        after: the batch size after.
+        reason: why.
+        variant: the variant after; None where there is one only.
+    """
 
     t_s: float
     before: int
     after: int
     reason: str
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,7 @@ class Totals:
         above_cap_s: seconds of samples whose mean power exceeded the cap.
         violations: unbroken stretches of such samples.
         batch_changes: changes of batch size.
+        variant_changes: changes of variant.
     """
 
     batches: int = 0
@@ -99,13 +118,14 @@ class Totals:
     above_cap_s: float = 0.0
     violations: int = 0
     batch_changes: int = 0
+    variant_changes: int = 0
 
 
 class Recorder:
     """Keeps a session's samples, at most ``limit`` of them: when full, neighbours are joined and the resolution halves.
 
-    Joining prefers neighbours with equal batch size and cap, so that changes stay visible. Written by one thread, read
-    by any.
+    Joining prefers neighbours with equal settings (batch size, variant, clock, cap), so that changes stay visible.
+    Written by one thread, read by any.
     """
 
     def __init__(self, limit: int = 2000) -> None:
@@ -131,7 +151,7 @@ class Recorder:
 
     @property
     def changes(self) -> list[BatchChange]:
-        """The first thousand changes of batch size."""
+        """The first thousand changes of batch size or variant."""
         with self._lock:
             return list(self._changes)
 
@@ -154,6 +174,7 @@ class Recorder:
             above_cap_s=totals.above_cap_s + (sample.seconds if above else 0.0),
             violations=totals.violations + (above and not self._above),
             batch_changes=totals.batch_changes,
+            variant_changes=totals.variant_changes,
         )
         self._above = above
         self._latest = sample
@@ -165,16 +186,20 @@ class Recorder:
             if len(self._samples) > self._limit:
                 self._compress()
 
-    def change(self, change: BatchChange) -> None:
-        """Note a change of batch size."""
-        self._totals = replace(self._totals, batch_changes=self._totals.batch_changes + 1)
+    def change(self, change: BatchChange, *, of_variant: bool = False) -> None:
+        """Note a change of batch size, or of the variant, or of both."""
+        totals = self._totals
+        self._totals = replace(
+            totals,
+            batch_changes=totals.batch_changes + (change.before != change.after),
+            variant_changes=totals.variant_changes + of_variant,
+        )
         with self._lock:
             if len(self._changes) < _MOST_CHANGES:
                 self._changes.append(change)
 
     def _joins(self, earlier: Sample, later: Sample) -> bool:
-        same = (earlier.batch, earlier.cap_w, earlier.power_source) == (later.batch, later.cap_w, later.power_source)
-        return same and later.t_s + later.seconds - earlier.t_s <= self._resolution_s
+        return earlier.setting == later.setting and later.t_s + later.seconds - earlier.t_s <= self._resolution_s
 
     def _compress(self) -> None:
         first, last = self._samples[0], self._samples[-1]

@@ -15,8 +15,8 @@ _MAIN_SHARE = 0.75
 class BatchAware(Protocol):
     """A meter that wants to know which batch size runs: a simulated one."""
 
-    def batch(self, size: int) -> None:
-        """From now on batches of this size run; 0: nothing runs."""
+    def batch(self, size: int, variant: str | int = 0) -> None:
+        """From now on batches of this size run, in this variant of the graph; 0: nothing runs."""
 
 
 @dataclass
@@ -26,25 +26,27 @@ class Window:
     start_s: float
     batches: int = 0
     items: int = 0
-    busy_by_size: dict[int, float] = field(default_factory=dict)
+    busy: dict[tuple[int, str | int], float] = field(default_factory=dict)  # by batch size and variant
     idle_s: float = 0.0
     pause_s: float = 0.0
     metered: bool = True
     longest_s: float = 0.0
     work: Work = NO_WORK
+    begun_s: float = 0.0  # when the meter's own window was open
+    age_s: float = 0.0  # of its reading, once there is one
 
     @property
     def busy_s(self) -> float:
         """Seconds in batches."""
-        return sum(self.busy_by_size.values())
+        return sum(self.busy.values())
 
     @property
-    def main_size(self) -> int:
-        """The batch size that most of the time went to."""
-        return max(self.busy_by_size, key=lambda size: self.busy_by_size[size])
+    def main(self) -> tuple[int, str | int]:
+        """The batch size and variant that most of the time went to."""
+        return max(self.busy, key=lambda ran: self.busy[ran])
 
     @property
     def typical(self) -> bool:
-        """Whether the window is what a device busy with the main size looks like."""
+        """Whether the window is what a device busy with the main size and variant looks like."""
         waited = self.idle_s > _IDLE_SHARE * (self.busy_s + self.idle_s)
-        return not waited and self.busy_by_size[self.main_size] >= _MAIN_SHARE * self.busy_s
+        return not waited and self.busy[self.main] >= _MAIN_SHARE * self.busy_s

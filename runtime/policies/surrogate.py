@@ -16,6 +16,7 @@ _MODES = 10
 _LEVEL_SD = 0.12  # of the factor common to all predictions, in logarithms
 _ROUGH_SD = 0.3  # of the smooth deviation from a power law in batch size and clock
 _LENGTH = 0.45  # over which it changes; batch sizes and clocks span 1 in logarithms
+_ANOTHER_SCALE = 1.0  # a value so far off in logarithms says something of all, not of one configuration
 _APART = 0.95  # correlation between variants of a graph
 
 
@@ -80,7 +81,7 @@ class Surrogate:
         innovation = math.log(value) - float(self._base[index]) - float(self._row @ state)
         score = innovation / math.sqrt(spread)
         self._surprises = self._surprises + 1 if abs(score) > 4 else 0
-        if self._surprises >= 2:  # the load has changed
+        if self._surprises >= 2 or abs(innovation) > _ANOTHER_SCALE:  # the load has changed, or the scale was wrong
             covariance[0, 0] += innovation**2
             column = covariance @ self._row
             spread = float(self._row @ column) + noise_var

@@ -30,7 +30,7 @@ def compile(
             (totals, totals of the original graph).
         batch_sizes: batch sizes to compile for; the model's own when omitted.
         input_shapes: shapes of inputs by name; needed for dynamic dimensions.
-        **options: the other fields of `joulec.options.CompileOptions`.
+        **options: ``variants="frontier:3"`` and the other fields of `joulec.options.CompileOptions`.
 
     Returns:
         The model, ready to be called; ``model.manifest`` says what was chosen, predicted and measured.
@@ -48,11 +48,11 @@ def compile(
     return compile_model(model, chosen).model
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Model:
     """Load an artifact that ``joulec compile`` or `Model.save` wrote; see `joulec.runtime.model.load`."""
     from joulec.runtime.model import load as load_model
 
-    return load_model(path, threads=threads)
+    return load_model(path, threads=threads, variant=variant)
 
 
 def __getattr__(name: str) -> Any:

@@ -143,6 +143,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of random inputs.")]
 Frontend = Annotated[
     FrontendName | None, typer.Option(help="Back end; default: the one that the installed TVM serves.")
 ]
+Variants = Annotated[
+    str | None,
+    typer.Option(
+        metavar="frontier:N",
+        help="Put N points of the frontier between time and energy into the artifact, from fast to frugal; a session "
+        "chooses among them.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the CPUs this process may use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

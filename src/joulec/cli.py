@@ -36,6 +36,7 @@ from joulec.arguments import (
     Seed,
     Target,
     Threads,
+    Variants,
     catch,
     make_options,
     print_json,
@@ -91,11 +92,12 @@ def compile(
     seed: Seed = 0,
     threads: Threads = None,
     frontend: Frontend = None,
+    variants: Variants = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into an artifact.
 
-    Example: joulec compile model.onnx -o model.joulec --objective energy --batch-sizes 1,4,8
+    Example: joulec compile model.onnx -o model.joulec --objective energy --batch-sizes 1,4,8 --variants frontier:3
     """
     from joulec.runtime.artifact import check_writable
 
@@ -107,7 +109,7 @@ def compile(
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed,
         search_time_s=search_time, seed=seed, threads=threads,
-        frontend=None if frontend is None else frontend.value,
+        frontend=None if frontend is None else frontend.value, variants=variants,
     )  # fmt: skip
     from joulec.compiler import compile_model
     from joulec.render import Display, show_compiled
@@ -267,6 +269,12 @@ def run(
             help="Offer Prometheus metrics there, on all of this machine's addresses.",
         ),
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="Variant to run; default: the best under its objective, or with a cap what the policy picks."
+        ),
+    ] = None,
     threads: Threads = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -288,7 +296,7 @@ def run(
     options = RunOptions(
         inputs=inputs, outputs=outputs, repeat=repeat, print_time=print_time, profile=profile, power_cap_w=power_cap,
         cap_file=cap_file, policy=policy, cap_margin=cap_margin, latency_slo_s=latency_slo, duration_s=duration,
-        meter=meter, metrics_port=metrics_port, threads=threads, seed=seed,
+        meter=meter, metrics_port=metrics_port, variant=variant, threads=threads, seed=seed,
     )  # fmt: skip
     report = run_artifact(artifact, options)
     if plot is not None:

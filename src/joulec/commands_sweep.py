@@ -26,6 +26,9 @@ def sweep(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it to this file (.png, .svg or .pdf).")] = None,
     meter: Annotated[str, typer.Option(help="As of compile; or scripted:FILE.")] = "auto",
+    variants: Annotated[
+        str | None, typer.Option(help="Variants to run, e.g. fast,frugal; all that were compiled when left out.")
+    ] = None,
     threads: Threads = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -42,6 +45,7 @@ def sweep(
     if plot is not None:
         check_plot(plot)
     options = SweepOptions(
+        variants=None if variants is None else [name.strip() for name in variants.split(",")],
         batch_sizes=None if batch_sizes is None else parse_batch_sizes(batch_sizes),
         trace=() if trace is None else parse_batch_sizes(trace),
         duration_s=duration or _DURATION_S, meter=meter, threads=threads, seed=seed,
@@ -62,12 +66,23 @@ def _show(report: Mapping[str, Any], plot: Path | None) -> None:
 
     source = report["power_source"]
     table = Table(title=f"Energy: {report['meter']}", title_justify="left")
-    columns = ("batch", "items/s", "ms/call", f"max W ({source})", f"mean W ({source})", f"mJ/item ({source})", "used")
+    several = any(row["variant"] is not None for row in report["sizes"])
+    columns = (
+        "batch",
+        *(["variant"] if several else []),
+        "items/s",
+        "ms/call",
+        f"max W ({source})",
+        f"mean W ({source})",
+        f"mJ/item ({source})",
+        "used",
+    )
     for column in columns:
         table.add_column(column, justify="right")
     for row in report["sizes"]:
         table.add_row(
-            str(row["batch"]), f"{row['throughput']:.1f}", f"{row['latency_s'] * 1e3:.3g}",
+            str(row["batch"]), *([row["variant"]] if several else []),
+            f"{row['throughput']:.1f}", f"{row['latency_s'] * 1e3:.3g}",
             _number(row["max_power_w"]), _number(row["mean_power_w"]),
             _number(row["energy_per_item_j"], 1e3), _number(row["utilization"], 100, " %"),
         )  # fmt: skip

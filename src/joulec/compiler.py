@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,14 @@ from joulec.report import (
     plan_budget,
     plan_work,
     profiling_json,
+    variant_json,
     verified_json,
 )
 from joulec.rounding import operator_errors
-from joulec.runtime.manifest import Budget, Entry, Manifest, TensorInfo
+from joulec.runtime.manifest import Budget, Entry, EntryKey, Manifest, TensorInfo
 from joulec.runtime.model import Model
 from joulec.searching import Searched, search_all
+from joulec.variants import Variant, Variants, find_variants, parse_variants
 
 _Array = npt.NDArray[Any]
 
@@ -72,17 +74,19 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
         Others: see `joulec.searching.search_all` and `Workbench.open`.
     """
     progress = progress or Silent()
+    parse_variants(options.variants)
     with open_workbench(options, progress) as bench:
         found = search_all(model, options, bench, progress)
+        variants = find_variants(found, options, bench, progress)
         bench.pause()
         progress.stage("building the module")
-        compiled = _build(found, options, bench)
+        compiled = _build(variants, options, bench)
         try:
             progress.stage("measuring the result")
             before = _measure_all(compiled, bench)
             progress.stage("comparing with the original")
-            verified = _verify(compiled, found, options, bench)
-            errors = _rounding(compiled, found, options)
+            verified = _verify(compiled, variants, options, bench)
+            errors = _rounding(compiled, variants, options)
             progress.stage("measuring the result again")
             measured = _less_disturbed(before, _measure_all(compiled, bench))
         except BaseException:
@@ -90,22 +94,36 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             raise
         compiled.annotate(measured, errors)
         report = {
-            "entries": {
-                str(one.source.batch): entry_json(one.result, measured[one.source.batch], errors[one.source.batch])
-                for one in found
-            },
+            "entries": {str(one.source.batch): _entry_json(one, variants, measured, errors) for one in found},
             "profiling": profiling_json(bench.profiling),
             "verified": verified_json(verified),
         }
         return Compiled(compiled, report, bench.meter.why)
 
 
-def _build(found: Sequence[Searched], options: CompileOptions, bench: Workbench) -> Model:
+def _entry_json(
+    one: Searched,
+    variants: Variants,
+    measured: Mapping[EntryKey, Budget],
+    errors: Mapping[EntryKey, Sequence[float | None]],
+) -> dict[str, Any]:
+    """A batch size in the report: the best under the objective, and the variants beside it."""
+    ours = [variant for variant in variants.items if variant.batch == one.source.batch]
+    best = ours[0]
+    entry = entry_json(one.result, measured[best.key], errors[best.key])
+    if not variants.names:
+        return entry
+    order = sorted(ours, key=lambda variant: variants.names.index(variant.name or ""))
+    shown = [variant_json(each.name, each.plan, measured[each.key], errors[each.key]) for each in order]
+    return {**entry, "variant": best.name, "variants": shown}
+
+
+def _build(variants: Variants, options: CompileOptions, bench: Workbench) -> Model:
     exporter = load_tools(bench.backend.name).exporter(bench.target)
-    for one in found:
-        exporter.add(_function(one.source.batch), one.result.best.graph, one.result.best.assignment)
+    for one in variants.items:
+        exporter.add(_function(one), one.plan.graph, one.plan.assignment)
     exported = exporter.finish()
-    entries = tuple(_entry(one, point.weights) for one, point in zip(found, exported.entries, strict=True))
+    entries = tuple(_entry(one, point.weights) for one, point in zip(variants.items, exported.entries, strict=True))
     objective = (
         options.objective
         if isinstance(options.objective, str)
@@ -119,9 +137,10 @@ def _build(found: Sequence[Searched], options: CompileOptions, bench: Workbench)
         threads=bench.target.threads,
         objective=str(objective),
         entries=entries,
-        batched=all(one.source.batched for one in found),
+        batched=all(one.searched.source.batched for one in variants.items),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         frontend=bench.backend.name,
+        variants=variants.names,
     )
     return _load(exported, manifest, bench)
 
@@ -133,16 +152,17 @@ def _load(exported: Any, manifest: Manifest, bench: Workbench) -> Model:
         return Model(manifest, library, exported.weights, exported.externals, threads=bench.target.threads)
 
 
-def _function(batch: int) -> str:
-    return f"main_b{batch}"
+def _function(one: Variant) -> str:
+    suffix = "" if one.name is None else f"_{one.name.replace('-', '_')}"
+    return f"main_b{one.batch}{suffix}"
 
 
-def _entry(one: Searched, weights: tuple[str, ...]) -> Entry:
-    plan = one.result.best
+def _entry(one: Variant, weights: tuple[str, ...]) -> Entry:
+    plan = one.plan
     graph = plan.graph
     return Entry(
-        batch=one.source.batch,
-        function=_function(one.source.batch),
+        batch=one.batch,
+        function=_function(one),
         inputs=tuple(TensorInfo(value.name, value.type.shape, value.type.dtype) for value in graph.inputs),
         outputs=tuple(
             TensorInfo(name, value.type.shape, value.type.dtype)
@@ -150,27 +170,36 @@ def _entry(one: Searched, weights: tuple[str, ...]) -> Entry:
         ),
         weights=weights,
         work=plan_work(plan),
-        origin=plan_budget(one.result.origin),
+        origin=plan_budget(one.searched.result.origin),
         predicted=plan_budget(plan),
         assignment=plan_assignment(plan),
         graph=describe_graph(graph),
+        variant=one.name,
     )
 
 
-def _verify(model: Model, found: Sequence[Searched], options: CompileOptions, bench: Workbench) -> Verified:
+def _verify(model: Model, variants: Variants, options: CompileOptions, bench: Workbench) -> Verified:
     """Compare every entry with the original; where one differs, say what is at fault."""
     tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
     results = []
-    for one in found:
-        reference = one.source.reference()
-        inputs = random_inputs(one.source.graph.inputs, options.seed)
+    for one in variants.items:
+        source = one.searched.source
+        reference = source.reference()
+        inputs = random_inputs(source.graph.inputs, options.seed)
         try:
             results.append(verify(reference, _runner(model, one), inputs, tolerance))
         except VerificationError as error:
             culprit = find_culprit(
-                one, reference, inputs, tolerance, _variant_runner(one, bench), bench.backend.algorithms
+                source.graph,
+                one.plan,
+                reference,
+                inputs,
+                tolerance,
+                _graph_runner(one, bench),
+                bench.backend.algorithms,
             )
-            raise VerificationError(f"batch {one.source.batch}: {error}; {culprit}; nothing was written") from error
+            where = f"batch {one.batch}" + ("" if one.name is None else f", variant {one.name}")
+            raise VerificationError(f"{where}: {error}; {culprit}; nothing was written") from error
     return Verified(
         sum(result.inputs for result in results),
         max(result.max_relative_error for result in results),
@@ -178,33 +207,33 @@ def _verify(model: Model, found: Sequence[Searched], options: CompileOptions, be
     )
 
 
-def _rounding(model: Model, found: Sequence[Searched], options: CompileOptions) -> dict[int, list[float | None]]:
-    """By batch size, the errors of operators that round in their own way."""
+def _rounding(model: Model, variants: Variants, options: CompileOptions) -> dict[EntryKey, list[float | None]]:
+    """By batch size and variant, the errors of operators that round in their own way."""
     tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
     errors = {}
-    for one in found:
-        given = random_inputs(one.source.graph.inputs, options.seed)[0]
-        errors[one.source.batch] = operator_errors(model, one, given, tolerance, options.seed)
+    for one in variants.items:
+        given = random_inputs(one.searched.source.graph.inputs, options.seed)[0]
+        errors[one.key] = operator_errors(model, one, given, tolerance, options.seed)
     return errors
 
 
-def _runner(model: Model, one: Searched) -> Callable[[Mapping[str, _Array]], Sequence[_Array]]:
-    names = [value.name for value in one.source.graph.inputs]
-    return lambda given: model.run_batch(one.source.batch, [np.ascontiguousarray(given[name]) for name in names])
+def _runner(model: Model, one: Variant) -> Callable[[Mapping[str, _Array]], Sequence[_Array]]:
+    names = [value.name for value in one.searched.source.graph.inputs]
+    return lambda given: model.run_batch(one.batch, [np.ascontiguousarray(given[name]) for name in names], one.name)
 
 
-def _variant_runner(
-    one: Searched, bench: Workbench
+def _graph_runner(
+    one: Variant, bench: Workbench
 ) -> Callable[[Graph, Mapping[Node, Choice], Mapping[str, _Array]], Sequence[_Array]]:
     """Builds and runs any graph under any assignment, for bisection."""
 
     def run(graph: Graph, assignment: Mapping[Node, Choice], given: Mapping[str, _Array]) -> Sequence[_Array]:
         exporter = load_tools(bench.backend.name).exporter(bench.target)
-        exporter.add(_function(one.source.batch), graph, assignment)
+        exporter.add(_function(one), graph, assignment)
         exported = exporter.finish()
         entry = Entry(
-            one.source.batch,
-            _function(one.source.batch),
+            one.batch,
+            _function(one),
             tuple(TensorInfo(value.name, value.type.shape, value.type.dtype) for value in graph.inputs),
             tuple(
                 TensorInfo(name, value.type.shape, value.type.dtype)
@@ -224,16 +253,19 @@ def _variant_runner(
             frontend=bench.backend.name,
         )
         with _load(exported, manifest, bench) as model:
-            return _runner(model, one)(given)
+            return _runner(model, replace(one, name=None))(given)
 
     return run
 
 
-def _measure_all(model: Model, bench: Workbench) -> dict[int, Budget]:
+def _measure_all(model: Model, bench: Workbench) -> dict[EntryKey, Budget]:
     """Time (and, with a sensor, energy) of each entry on the device."""
-    return {batch: model.time(batch, warmup=5, meter=bench.meter.meter).budget for batch in model.batch_sizes}
+    return {
+        entry.key: model.time(entry.batch, warmup=5, meter=bench.meter.meter, variant=entry.variant).budget
+        for entry in model.manifest.entries
+    }
 
 
-def _less_disturbed(first: Mapping[int, Budget], second: Mapping[int, Budget]) -> dict[int, Budget]:
+def _less_disturbed(first: Mapping[EntryKey, Budget], second: Mapping[EntryKey, Budget]) -> dict[EntryKey, Budget]:
     """Of two measurements some seconds apart the faster: neighbours on a shared machine slow down whole stretches."""
-    return {batch: min(first[batch], second[batch], key=lambda one: one.time_s or math.inf) for batch in first}
+    return {key: min(first[key], second[key], key=lambda one: one.time_s or math.inf) for key in first}

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from joulec.passes.backend import Algorithm
 from joulec.passes.graph import Graph, Node, NodeSpec
 from joulec.passes.search.choices import Choice
+from joulec.passes.search.results import Plan
 from joulec.passes.verification import Reference, first_fault, largest_error
-from joulec.searching import Searched
 
 _Array = npt.NDArray[Any]
 Algorithms = Callable[[NodeSpec], Sequence[Algorithm]]
@@ -20,7 +20,8 @@ Variant = Callable[[Graph, Mapping[Node, Choice], Mapping[str, _Array]], Sequenc
 
 
 def find_culprit(
-    searched: Searched,
+    original: Graph,
+    plan: Plan,
     reference: Reference,
     inputs: Sequence[Mapping[str, _Array]],
     tolerance: float,
@@ -30,6 +31,8 @@ def find_culprit(
     """Bisect from the original graph under TVM's own lowering to the result: substitutions first, then algorithms.
 
     Args:
+        original: the canonical graph before any substitution.
+        plan: what the result computes.
         inputs: all that the result was compared on; it may differ on some of them only.
         run: computes a graph under an assignment.
         algorithms: the back end's, its own lowering last.
@@ -37,9 +40,8 @@ def find_culprit(
     Returns:
         A clause for the error message.
     """
-    plan = searched.result.best
     stages = [(list(steps), graph) for graph, steps in groupby(plan.applied, key=lambda step: step[1])]
-    graphs = [searched.source.graph, *(graph for _, graph in stages)]
+    graphs = [original, *(graph for _, graph in stages)]
     choices = sorted({(node.spec.op.name, choice.algorithm.name) for node, choice in plan.assignment.items()})
     changed = [pair for pair in choices if _is_native(pair, plan.assignment, algorithms)]
     steps = [_rules(rule for rule, _ in applied) for applied, _ in stages]

@@ -35,6 +35,8 @@ class CompileOptions:
         seed: seed of random inputs.
         retry_failed: measure again what failed in an earlier run.
         frontend: ``relax`` or ``relay``; None takes the one that the installed TVM serves.
+        variants: ``frontier:3`` (or 3) compiles so many points of the frontier between time and energy into one
+            artifact; None compiles the objective's best alone.
     """
 
     objective: str | Callable[..., Any] | Any = "energy"
@@ -59,6 +61,7 @@ class CompileOptions:
     seed: int = 0
     retry_failed: bool = False
     frontend: Literal["relax", "relay"] | None = None
+    variants: str | int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range.

@@ -24,8 +24,9 @@ def draw_run(session: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
-    power, batch, throughput = figure.subplots(3, 1, sharex=True)
     timeline = session["timeline"]
+    variants = list(dict.fromkeys(sample["variant"] for sample in timeline if sample["variant"] is not None))
+    power, batch, throughput, *more = figure.subplots(3 + (len(variants) > 1), 1, sharex=True)
     moments = [sample["t_s"] for sample in timeline]
     for axes, field, style in (
         (power, "power_w", {"label": "power"}),
@@ -39,7 +40,11 @@ def draw_run(session: Mapping[str, Any], path: Path) -> None:
     power.set_ylabel(f"power in W ({session['power_source'] or 'unknown'})")
     power.legend()
     batch.set_ylabel("batch size")
-    throughput.set(ylabel="items/s", xlabel="time in s")
+    throughput.set_ylabel("items/s")
+    for axes in more:
+        axes.plot(moments, [variants.index(sample["variant"]) for sample in timeline], drawstyle="steps-post")
+        axes.set_yticks(range(len(variants)), variants)
+    figure.axes[-1].set_xlabel("time in s")
     try:
         figure.savefig(path)
     except OSError as error:

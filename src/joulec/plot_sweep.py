@@ -38,21 +38,26 @@ def draw_sweep(report: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     sizes, traces = report["sizes"], report["traces"]
-    batches = [row["batch"] for row in sizes]
+    batches = sorted({row["batch"] for row in sizes})
+    lines = {name: [row for row in sizes if row["variant"] == name] for name in {row["variant"]: 0 for row in sizes}}
     figure = Figure(figsize=(11, 3.2 * (1 + bool(traces))), layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subfigures(1 + bool(traces), 1, squeeze=False)[:, 0]
     throughput, power, energy = rows[0].subplots(1, 3)
     source = report["power_source"]
-    throughput.plot(batches, [row["throughput"] for row in sizes], "o-")
+    for variant, ours in lines.items():
+        at, suffix = [row["batch"] for row in ours], "" if variant is None else f" ({variant})"
+        throughput.plot(at, [row["throughput"] for row in ours], "o-", label=variant)
+        for name, label in (("max_power_w", "maximum"), ("mean_power_w", "mean")):
+            power.plot(at, _known(row[name] for row in ours), "o-", label=label + suffix)
+        energy.plot(at, _known(row["energy_per_item_j"] for row in ours), "o-")
     throughput.set_ylabel("throughput in items/s")
-    for name, label in (("max_power_w", "maximum"), ("mean_power_w", "mean")):
-        power.plot(batches, _known(row[name] for row in sizes), "o-", label=label)
+    if len(lines) > 1:
+        throughput.legend()
     if report["idle_power_w"] is not None:
         power.axhline(report["idle_power_w"], linestyle=":", label="idle")
     power.set_ylabel(f"power in W ({source})")
     power.legend()
-    energy.plot(batches, _known(row["energy_per_item_j"] for row in sizes), "o-")
     energy.set_ylabel(f"energy in J/item ({source})")
     for axes in (throughput, power, energy):
         axes.set_xscale("log", base=2)

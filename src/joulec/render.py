@@ -127,10 +127,31 @@ class Display:
         self._bar.update(self._task, description=text if len(text) <= width else text[: width - 1] + "…")
 
 
+def show_variants(out: Console, report: Mapping[str, Any]) -> None:
+    """Print the variants of each batch size, the objective's best marked."""
+    if not any("variants" in entry for entry in report["entries"].values()):
+        return
+    table = Table("batch", "variant", "predicted", "", "measured", "", "power", title="Variants", title_justify="left")
+    for batch, entry in report["entries"].items():
+        for place, one in enumerate(entry["variants"]):
+            figures = [
+                _shown(one[kind][name], show)
+                for kind in ("predicted", "measured")
+                for name, show in (("time_s", show_time), ("energy_j", show_energy))
+            ]
+            mark = " *" if one["variant"] == entry["variant"] else ""
+            power = _shown(one["measured"]["power_w"], lambda watts: f"{watts:.3g} W")
+            table.add_row("" if place else batch, one["variant"] + mark, *figures, power)
+        table.add_section()
+    out.print(table)
+    out.print("* best under the objective: what a plain call runs", markup=False)
+
+
 def show_compiled(report: Mapping[str, Any], meter: str, output: Path) -> None:
     """Print what a compilation found."""
     out = console()
     _show_entries(out, report, ("origin", "predicted", "measured"))
+    show_variants(out, report)
     verified = report["verified"]
     out.print(
         f"verified on {verified['inputs']} random inputs against {verified['reference']}: "
@@ -232,10 +253,12 @@ def show_run(report: Mapping[str, Any]) -> None:
     if "time" in report:
         time = report["time"]
         energy = "" if time["energy_j"] is None else f", {show_energy(time['energy_j'])} ({time['energy_source']})"
+        name = "" if time["variant"] is None else f" ({time['variant']})"
         out.print(
-            f"batch {time['batch']}: {show_time(time['time_s'])}{energy}; {time['calls']} calls in {time['windows']} "
-            f"windows, the three fastest within {time['spread']:.1%}; over all calls mean {show_time(time['mean_s'])}, "
-            f"median {show_time(time['median_s'])}, fastest {show_time(time['min_s'])}",
+            f"batch {time['batch']}{name}: {show_time(time['time_s'])}{energy}; "
+            f"{time['calls']} calls in {time['windows']} windows, the three fastest within {time['spread']:.1%}; "
+            f"over all calls mean {show_time(time['mean_s'])}, median {show_time(time['median_s'])}, "
+            f"fastest {show_time(time['min_s'])}",
             markup=False,
         )
     if "profile" in report:
@@ -273,17 +296,20 @@ _BAR = 24
 def _show_session(out: Console, session: Mapping[str, Any]) -> None:
     timeline = _coarser(session["timeline"], _TIMELINE_ROWS)
     fastest = max((row["throughput"] for row in timeline), default=0.0) or 1.0
-    table = Table("time", "batch", "power", "cap", "throughput", "")
+    several = any(row["variant"] is not None for row in timeline)
+    table = Table("time", "batch", *(["variant"] if several else []), "power", "cap", "throughput", "")
     for row in timeline:
         table.add_row(
             f"{row['t_s']:.1f} s",
             str(row["batch"]),
+            *([row["variant"] or ""] if several else []),
             _shown(row["power_w"], lambda watts: f"{watts:.1f} W"),
             _shown(row["cap_w"], lambda watts: f"{watts:.1f} W"),
             f"{row['throughput']:.1f} /s",
             "█" * round(_BAR * row["throughput"] / fastest),
         )
     out.print(table)
+    variant = "" if session["variant"] is None else f", variant {session['variant']}"
     power = _shown(session["power_w"], lambda watts: f"{watts:.1f} W")
     out.print(
         f"{session['items']} items in {session['duration_s']:.1f} s: {session['throughput']:.1f} per second, "
@@ -292,8 +318,8 @@ def _show_session(out: Console, session: Mapping[str, Any]) -> None:
         markup=False,
     )
     out.print(
-        f"batch {session['batch']} at the end: {session['reason']}; {session['violations']} stretches above the cap, "
-        f"{session['above_cap_s']:.2f} s in all",
+        f"batch {session['batch']}{variant} at the end: {session['reason']}; "
+        f"{session['violations']} stretches above the cap, {session['above_cap_s']:.2f} s in all",
         markup=False,
     )
     for notice in session["notices"]:
@@ -315,6 +341,7 @@ def _coarser(timeline: Sequence[Mapping[str, Any]], rows: int) -> list[Mapping[s
             {
                 "t_s": part[0]["t_s"],
                 "batch": longest["batch"],
+                "variant": longest["variant"],
                 "cap_w": longest["cap_w"],
                 "power_w": joules / span if span else None,
                 "throughput": sum(sample["items"] for sample in part) / seconds if seconds else 0.0,

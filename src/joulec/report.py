@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -104,15 +105,33 @@ def entry_json(
     result: SearchResult, measured: Budget | None, errors: Sequence[float | None] | None = None
 ) -> dict[str, Any]:
     """One entry of the report; ``errors`` are those of the operators, in order."""
-    assignment = plan_assignment(result.best)
-    if errors is not None:
-        assignment = tuple(replace(one, relative_error=e) for one, e in zip(assignment, errors, strict=True))
     return {
         "origin": budget_json(plan_budget(result.origin)),
         "predicted": budget_json(plan_budget(result.best)),
         "measured": budget_json(measured),
         "search": search_json(result),
-        "assignment": [asdict(assigned) for assigned in assignment],
+        "assignment": _assignment_json(result.best, errors),
+    }
+
+
+def _assignment_json(plan: Plan, errors: Sequence[float | None] | None) -> list[dict[str, Any]]:
+    assignment = plan_assignment(plan)
+    if errors is not None:
+        assignment = tuple(replace(one, relative_error=e) for one, e in zip(assignment, errors, strict=True))
+    return [asdict(assigned) for assigned in assignment]
+
+
+def variant_json(
+    name: str | None, plan: Plan, measured: Budget | None, errors: Sequence[float | None] | None
+) -> dict[str, Any]:
+    """One variant of a batch size; ``errors`` as of `entry_json`."""
+    counts = Counter(rule for rule, _ in plan.applied)
+    return {
+        "variant": name,
+        "predicted": budget_json(plan_budget(plan)),
+        "measured": budget_json(measured),
+        "substitutions": [{"rule": rule, "count": count} for rule, count in sorted(counts.items())],
+        "assignment": _assignment_json(plan, errors),
     }
 
 

@@ -14,7 +14,7 @@ from joulec.passes.verification import VerificationError
 from joulec.report import plan_assignment
 from joulec.runtime.model import Model
 from joulec.runtime.profile import Matcher
-from joulec.searching import Searched
+from joulec.variants import Variant
 
 _Array = npt.NDArray[Any]
 
@@ -25,7 +25,7 @@ SAMPLES = 64
 
 
 def operator_errors(
-    model: Model, one: Searched, given: Mapping[str, _Array], tolerance: float, seed: int
+    model: Model, one: Variant, given: Mapping[str, _Array], tolerance: float, seed: int
 ) -> list[float | None]:
     """The relative error of each operator of an entry that a family of `ROUNDED` computes, None of the others.
 
@@ -40,7 +40,7 @@ def operator_errors(
     Raises:
         VerificationError: an error exceeds the tolerance.
     """
-    plan = one.result.best
+    plan, inputs = one.plan, one.searched.source.graph.inputs
     nodes, assignment = list(plan.assignment), plan_assignment(plan)
     errors: list[float | None] = [None] * len(nodes)
     if not any(_family(assigned.algorithm) in ROUNDED for assigned in assignment):
@@ -52,12 +52,12 @@ def operator_errors(
         if index is not None and _family(assignment[index].algorithm) in ROUNDED:
             errors[index] = _error(nodes[index], arrays, rng)
 
-    model.watch(one.source.batch, [np.ascontiguousarray(given[v.name]) for v in one.source.graph.inputs], watch)
+    model.watch(one.batch, [np.ascontiguousarray(given[value.name]) for value in inputs], watch, one.name)
     for assigned, error in zip(assignment, errors, strict=True):
         if error is not None and not error <= tolerance:
             family = _family(assigned.algorithm)
             raise VerificationError(
-                f"batch {one.source.batch}: {assigned.algorithm} computes {assigned.node} with a relative error of "
+                f"batch {one.batch}: {assigned.algorithm} computes {assigned.node} with a relative error of "
                 f"{error:.3g}, more than the tolerance {tolerance:.3g}: leave it out with --exclude-algorithm {family}"
             )
     return errors

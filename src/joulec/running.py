@@ -40,6 +40,7 @@ class RunOptions:
     duration_s: float | None = None
     meter: str | None = None
     metrics_port: int | None = None
+    variant: str | None = None
     threads: int | None = None
     seed: int = 0
 
@@ -60,10 +61,11 @@ def run_artifact(path: Path, options: RunOptions) -> dict[str, Any]:
         ArtifactError: the artifact cannot be read.
         InputError: the inputs do not fit, or cannot be read.
         OptionError: options do not go together.
+        VariantError: the artifact has no such variant.
         MeterError, CapError: the meter or cap asked for is not to be had.
     """
     _check(options)
-    with load(path, threads=options.threads) as model:
+    with load(path, threads=options.threads, variant=options.variant) as model:
         given = None if options.inputs is None else _read_inputs(options.inputs, model)
         if options.in_session:
             return {"session": _session(model, given, options)}
@@ -154,6 +156,7 @@ def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, 
         chosen.meter.close()
     return {
         "batch": batch,
+        "variant": model.entry(batch).variant,
         "time_s": timing.budget.time_s,
         "mean_s": timing.mean_s,
         "median_s": timing.median_s,

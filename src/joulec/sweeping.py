@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from joulec.options import OptionError
 from joulec.profiler.meter import Meter
 from joulec.profiler.meters.choose import choose_meter
 from joulec.profiler.power import idle_power_w
-from joulec.runtime.model import Model, load
+from joulec.runtime.manifest import EntryKey
+from joulec.runtime.model import Model, check_variants, load
 from joulec.runtime.scripted import read_script
 from joulec.runtime.sweep import CpuUtilization, sweep_size
 
@@ -25,6 +27,7 @@ class SweepOptions:
 
     batch_sizes: Sequence[int] | None = None
     trace: Sequence[int] = ()
+    variants: Sequence[str] | None = None
     duration_s: float = 3.0
     meter: str = "auto"
     threads: int | None = None
@@ -37,16 +40,19 @@ def sweep_artifact(
     """Run an artifact's batch sizes one after another.
 
     Returns:
-        ``meter``, ``power_source``, ``idle_power_w``, ``sizes`` (one mapping each) and ``traces`` by batch size.
+        ``meter``, ``power_source``, ``idle_power_w``, ``sizes`` (one mapping for each batch size and variant) and
+        ``traces`` by batch size, or by ``8 frugal`` where there are variants.
 
     Raises:
         ArtifactError: the artifact cannot be read.
         OptionError: a batch size asked for was not compiled.
+        VariantError: a variant asked for was not.
         MeterError: the meter asked for is not to be had, or failed.
     """
     with load(path, threads=options.threads) as model:
         sizes = _known(model, options.batch_sizes or model.batch_sizes, "--batch-sizes")
         traced = _known(model, options.trace, "--trace")
+        check_variants(model.variants, options.variants or ())
         meter, why = _meter(options.meter, model.threads)
         try:
             return _sweep(model, sorted({*sizes, *traced}), traced, meter, why, options, progress)
@@ -60,6 +66,14 @@ def _known(model: Model, sizes: Sequence[int], option: str) -> list[int]:
             compiled = ", ".join(map(str, model.batch_sizes))
             raise OptionError(f"{option}: batch size {size} was not compiled; there are {compiled}")
     return sorted(set(sizes))
+
+
+def _entries(model: Model, sizes: Sequence[int], variants: Sequence[str] | None) -> list[EntryKey]:
+    """What is run: each batch size in each of its own variants that were asked for, from fast to frugal."""
+    wanted = model.variants if variants is None else [name for name in model.variants if name in variants]
+    if not wanted:
+        return [(size, None) for size in sizes]
+    return [(size, name) for size in sizes for name in wanted if model.entry(size, name).variant == name]
 
 
 def _meter(name: str, threads: int) -> tuple[Meter, str]:
@@ -81,24 +95,26 @@ def _sweep(
     idle_w = idle_power_w(meter)
     utilization = CpuUtilization()
     found, traces = [], {}
-    for size in sizes:
-        progress(f"batch size {size}")
-        arrays = model.random_inputs(size, options.seed)
+    for size, variant in _entries(model, sizes, options.variants):
+        name = f"{size}" if variant is None else f"{size} {variant}"
+        progress(f"batch size {name}")
+        call = partial(model.run_batch, size, model.random_inputs(size, options.seed), variant)
         warm_s = time.perf_counter() + _WARM_UP_S
-        model.run_batch(size, arrays)
+        call()
         while time.perf_counter() < warm_s:
-            model.run_batch(size, arrays)
+            call()
         result = sweep_size(
-            lambda size=size, arrays=arrays: model.run_batch(size, arrays),  # type: ignore[misc]
+            call,
             size,
             meter,
+            variant=variant,
             duration_s=options.duration_s,
-            work=model.work(size),
+            work=model.work(size, variant),
             utilization=utilization,
         )
         row = asdict(result)
         slots = row.pop("slots")
         found.append(row)
         if size in traced:
-            traces[str(size)] = slots
+            traces[name] = slots
     return {"meter": why, "power_source": meter.source, "idle_power_w": idle_w, "sizes": found, "traces": traces}

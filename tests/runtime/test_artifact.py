@@ -24,6 +24,7 @@ from joulec.runtime import (
     write_artifact,
 )
 from joulec.runtime import artifact as module
+from joulec.runtime.arrangements import arrange
 from joulec.runtime.fields import ManifestError
 
 WEIGHTS = {
@@ -197,7 +198,7 @@ def _set(*place_and_value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("manifest", "format_version", 2), "newer"),
+        (_set("manifest", "format_version", 3), "newer"),
         (_set("manifest", "threads", "two"), "threads must be a whole number"),
         (_set("manifest", "threads", 0), "threads must be at least 1"),
         (_set("manifest", "batched", 1), "batched must be true or false"),
@@ -210,6 +211,9 @@ def _set(*place_and_value):
         (_set("manifest", "entries", 1, "inputs", 0, "shape", [3, 8]), "lead with the batch"),
         (_set("manifest", "entries", 1, "measured", "time_source", "guessed"), "guessed"),
         (_set("manifest", "entries", 1, "weights", ["nowhere"]), "nowhere is missing"),
+        (_set("manifest", "entries", 1, "variant", "fast"), "unknown variant 'fast'"),
+        (_set("manifest", "variants", ["fast"]), "unknown variant None"),
+        (_set("manifest", "variants", ["fast", "fast"]), "two variants have one name"),
         (_set("manifest", []), "must be an object"),
         (_set("sha256", None), "checksums"),
         (lambda described, members: members.update({"library.so": b"other"}), "library.so was altered"),
@@ -241,3 +245,58 @@ def test_unbatched_entries_may_have_any_shapes(described):
     with pytest.raises(ManifestError, match="lead with the batch"):
         replace(described, entries=(other,))
     assert replace(described, entries=(other,), batched=False).entries[0].inputs == inputs
+
+
+def test_an_artifact_of_the_first_format_still_loads(written, described):
+    def age(found, members):
+        found["manifest"]["format_version"] = 1
+        del found["manifest"]["variants"]
+        for one in found["manifest"]["entries"]:
+            del one["variant"]
+
+    _rewrite(written, age)
+    with read_artifact(written) as artifact:
+        assert artifact.manifest == replace(described, format_version=1)
+        assert artifact.manifest.variants == ()
+
+
+def test_variants_of_a_batch_size_stand_in_for_each_other():
+    three = [entry(1, variant=name, function=f"main_b1_{name}") for name in ("frugal", "fast", "balanced")]
+    one = entry(4, variant="fast")
+    two = [entry(8, variant=name, function=f"main_b8_{name}") for name in ("fast", "frugal")]
+    found = manifest(*three, one, *two, variants=("fast", "balanced", "frugal"))
+    assert found.batch_sizes == (1, 4, 8)
+    chosen = {key: of.key for key, of in found.lookup().items()}
+    assert chosen[1, None] == (1, "frugal")  # the first is the best under the objective
+    assert [chosen[1, name] for name in found.variants] == [(1, name) for name in found.variants]
+    assert {chosen[4, name] for name in (None, *found.variants)} == {(4, "fast")}
+    assert chosen[8, "balanced"] == (8, "fast")
+    assert Manifest.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_weights_in_another_order_are_stored_once(tmp_path):
+    """As packed kernels are: blocks of 16 output channels, padded with zeros to a multiple of 16."""
+    rng = np.random.default_rng(4)
+    plain = rng.standard_normal((40, 24, 3, 3)).astype("float32")
+    plain[3, 5] = -0.0
+    padded = np.concatenate([plain, np.zeros((8, 24, 3, 3), "float32")])
+    blocked = np.ascontiguousarray(padded.reshape(3, 16, 24, 3, 3).transpose(0, 2, 3, 4, 1))
+    other = rng.standard_normal((40, 24, 3, 3)).astype("float32")
+    shuffled = rng.permutation(plain.reshape(-1)).reshape(plain.shape)  # its order is worth nothing
+    weights = {"plain": plain, "blocked": blocked, "other": other, "shuffled": shuffled, "small": np.ones(3, "float32")}
+    assert set(arrange(weights)) == {"blocked"}
+    described = manifest(entry(1, weights=tuple(weights)), batched=True)
+    path = write_artifact(tmp_path / "m.joulec", described, b"library", weights, {})
+    with read_artifact(path) as found:
+        assert set(found.weights) == set(weights)
+        for name, array in weights.items():
+            assert found.weights[name].dtype == array.dtype
+            assert found.weights[name].tobytes() == array.tobytes()
+    assert path.stat().st_size < 1.03 * 3 * plain.nbytes
+
+    def point_beyond(found, members):
+        found["arranged"] = {"blocked": "small"}
+
+    _rewrite(path, point_beyond)
+    with pytest.raises(ArtifactError, match="points beyond its source; compile the model again"):
+        read_artifact(path)

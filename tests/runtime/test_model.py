@@ -213,7 +213,7 @@ def test_time_measures_calls_and_energy(model):
 
 def test_annotate_enters_measured_costs(model, tmp_path):
     budget = Budget(1e-3, "measured", 2e-3, "rapl", 2.0)
-    model.annotate({4: budget})
+    model.annotate({(4, None): budget})
     with load(model.save(tmp_path / "m")) as loaded:
         assert loaded.entry(4).measured == budget
         assert loaded.entry(1).measured is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -138,8 +139,10 @@ def test_scripts(tmp_path):
 def test_drive_a_model_under_a_scripted_meter(plain, tmp_path):
     script = tmp_path / "m.json"
     script.write_text('{"1": 30, "2": 50, "4": 90, "8": 140}')
-    with Model(*plain.parts) as model:
-        result = drive(model, duration_s=0.4, power_cap_w=100.0, meter=f"scripted:{script}", policy="paper")
+    ticks = itertools.count()
+    options = {"meter": f"scripted:{script}", "policy": "paper", "clock": lambda: 2e-5 * next(ticks)}
+    with Model(*plain.parts) as model:  # time goes by what is done: however busy the machine, there is enough of it
+        result = drive(model, duration_s=1.0, power_cap_w=100.0, **options)
     assert (result.batch, result.state) == (4, "settled")
     assert result.power_source == "simulated"
     assert 30.0 <= result.power_w <= 140.0

@@ -288,10 +288,10 @@ def test_a_batch_that_is_one_request_is_not_copied():
 def test_joined_batches_of_a_model_lie_in_the_same_aligned_memory(plain, monkeypatch):
     addresses, run = [], Model.run_batch
 
-    def noting(model, batch, arrays):
+    def noting(model, batch, arrays, variant=None):
         if batch > 1:  # a batch of one is the request's own memory where that is aligned
             addresses.append(arrays[0].ctypes.data)
-        return run(model, batch, arrays)
+        return run(model, batch, arrays, variant)
 
     monkeypatch.setattr(Model, "run_batch", noting)
     with Model(*plain.parts) as model, model.session(max_wait_s=0.2) as session:

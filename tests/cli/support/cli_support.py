@@ -29,6 +29,25 @@ FEW = (
 """Leaves few candidates of `small_model` to be measured: two each of the pooling and the product, one of the others."""
 
 
+BARE = """
+import sys
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("onnx", "onnxruntime"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Missing())
+from joulec.__main__ import main
+
+sys.argv = ["joulec", *sys.argv[1:]]
+main()
+"""
+"""The command where neither onnx nor onnxruntime can be imported."""
+
+
 @dataclass(frozen=True)
 class Command:
     """Runs ``python -m joulec`` in a folder of its own."""

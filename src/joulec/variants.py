@@ -1,0 +1,159 @@
+"""Which points of the frontier between time and energy become variants of one artifact."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from joulec.options import CompileOptions, OptionError
+from joulec.passes.bench import Bench
+from joulec.passes.search.frontier import WEIGHTS, FrontierSearch
+from joulec.passes.search.objective import weighted
+from joulec.passes.search.results import Plan
+from joulec.progress import Progress
+from joulec.runtime.manifest import EntryKey
+from joulec.searching import Searched, objective_of, search_options
+
+_APART = math.log(1.01)
+"""Points nearer than 1% in time and in energy are one."""
+_MOST = 16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A graph with its assignment that is to be compiled for one batch size.
+
+    Attributes:
+        searched: the batch size with what its search found.
+        plan: graph and assignment.
+        name: ``fast``, ``frugal`` or what lies between; None where there is one variant only.
+    """
+
+    searched: Searched
+    plan: Plan
+    name: str | None = None
+
+    @property
+    def batch(self) -> int:
+        """The batch size."""
+        return self.searched.source.batch
+
+    @property
+    def key(self) -> EntryKey:
+        """What the artifact knows it by."""
+        return self.batch, self.name
+
+
+@dataclass(frozen=True)
+class Variants:
+    """All that is to be compiled.
+
+    Attributes:
+        names: from fast to frugal; empty where there is one variant only.
+        items: in ascending batch size; of each, the one that is best under the objective comes first.
+    """
+
+    names: tuple[str, ...]
+    items: tuple[Variant, ...]
+
+
+def parse_variants(text: str | int | None) -> int:
+    """``frontier:3``, or the number alone, as how many variants are wanted; 1 where none are.
+
+    Raises:
+        OptionError: the text has another form, or the number is out of range.
+    """
+    if text is None:
+        return 1
+    match = re.fullmatch(r"(?:frontier:)?(\d+)", str(text).strip())
+    if match is None:
+        raise OptionError(f"--variants {text!r}: write frontier:3 for three points of the frontier")
+    count = int(match[1])
+    if not 1 <= count <= _MOST:
+        raise OptionError(f"--variants {text}: from 1 to {_MOST} variants can be compiled, not {count}")
+    return count
+
+
+def find_variants(found: Sequence[Searched], options: CompileOptions, bench: Bench, progress: Progress) -> Variants:
+    """Trace the frontier of each batch size and spread variants over it.
+
+    A batch size whose frontier has fewer points than were asked for gets those, and a warning says so.
+
+    Raises:
+        CostingError: energies are not known, so that there is no frontier.
+    """
+    count = parse_variants(options.variants)
+    if count == 1:
+        return Variants((), tuple(Variant(one, one.result.best) for one in found))
+    chosen = {}
+    for one in found:
+        progress.stage(f"tracing the frontier for batch {one.source.batch}")
+        bench.limit_search(options.search_time_s)
+        costs = bench.costs(weighted(0.5))
+        how = search_options(options)
+        share = replace(how, budget=math.ceil(how.budget / len(WEIGHTS)))  # so many graphs for all weights together
+        search = FrontierSearch(bench.rules, costs, share, bench.tidy, progress.search, exact=False)
+        plans = search.run(one.source.graph, objective_of(options).bounds)
+        chosen[one.source.batch] = spread(one.result.best, plans, count)
+    for batch, plans in chosen.items():
+        if len(plans) < count:
+            points = f"{len(plans)} point{'s' if len(plans) > 1 else ''}"
+            progress.warn(f"batch {batch}: the frontier has {points} at least 1% apart, and {count} were asked for")
+    return _named(found, chosen)
+
+
+def spread(best: Plan, frontier: Sequence[Plan], count: int) -> list[Plan]:
+    """The objective's best, the fastest, the most frugal, and those between that are farthest from the rest.
+
+    Args:
+        best: what the objective prefers; it comes first.
+        frontier: the plans that no other one beats, fastest first.
+        count: how many at most.
+
+    Returns:
+        Plans at least 1% apart in time or in energy.
+    """
+    kept = [best]
+    for end in (frontier[:1], frontier[-1:]):
+        if end and len(kept) < count and _distance(end[0], kept) > _APART:
+            kept.append(end[0])
+    while len(kept) < count and frontier:
+        farthest = max(frontier, key=lambda plan: _distance(plan, kept))
+        if _distance(farthest, kept) <= _APART:
+            break
+        kept.append(farthest)
+    return kept
+
+
+def _distance(plan: Plan, others: Sequence[Plan]) -> float:
+    """To the nearest of the others, in logarithms of time and energy."""
+    time_s, energy_j = _point(plan)
+    return min(max(abs(time_s - other[0]), abs(energy_j - other[1])) for other in map(_point, others))
+
+
+def _point(plan: Plan) -> tuple[float, float]:
+    least = 1e-30
+    return math.log(max(plan.totals.time_s, least)), math.log(max(plan.totals.energy_j, least))
+
+
+def names_of(count: int) -> tuple[str, ...]:
+    """Names of so many variants, from fast to frugal."""
+    if count == 1:
+        return ("fast",)
+    between = ("balanced",) if count == 3 else tuple(f"balanced-{place}" for place in range(1, count - 1))
+    return ("fast", *between, "frugal")
+
+
+def _named(found: Sequence[Searched], chosen: Mapping[int, Sequence[Plan]]) -> Variants:
+    names = names_of(max(map(len, chosen.values())))
+    if len(names) == 1:
+        return Variants((), tuple(Variant(one, one.result.best) for one in found))
+    items = []
+    for one in found:
+        plans = chosen[one.source.batch]
+        order = sorted(plans, key=lambda plan: plan.totals.time_s)
+        ours = names[:1] if len(plans) == 1 else (*names[: len(plans) - 1], names[-1])
+        items += [Variant(one, plan, ours[order.index(plan)]) for plan in plans]
+    return Variants(names, tuple(items))
