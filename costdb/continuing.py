@@ -108,6 +108,7 @@ class ContinuingStore(CostStore):
             except ServerLostError as error:
                 self._go_on(error)
         try:
+            self._journal.path.parent.mkdir(parents=True, exist_ok=True)
             return self._locks.try_lock(name)
         except OSError as error:
             raise CostStoreError(

@@ -6,7 +6,7 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError
 
-from joulec.costdb.store import CostStoreError
+from joulec.costdb.store import CostStoreError, FileLostError
 
 _BROKEN = "move the file away to begin a new one, or put a copy back in its place"
 _UNWRITABLE = "check that the folder exists and that you may write to it and to the file, or give another with --costs"
@@ -18,9 +18,10 @@ _SQLITE = {
     sqlite3.SQLITE_READONLY: ("may not be written", _UNWRITABLE),
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", _UNWRITABLE),
     sqlite3.SQLITE_PERM: ("may not be opened", _UNWRITABLE),
-    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", "free some space; nothing of this call was kept"),
+    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", "free some space"),
     sqlite3.SQLITE_IOERR: ("cannot be read or written: the disk reports an error", "check the disk and its free space"),
 }
+_LOST = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _SQLSTATE_CLASS = {
     "08": ("lost its connection", "check that the server is up"),
     "25": ("refuses to write", "give the URL of a primary server, not of a read-only copy"),
@@ -52,8 +53,11 @@ def translated(error: Exception, where: str) -> CostStoreError:
         wrong, remedy = _SQLSTATE_CLASS[state[:2]]
     elif isinstance(cause, ValueError):
         wrong, remedy = "holds a row that cannot be read", "restore a copy of the database, or delete that row"
+    elif isinstance(cause, OSError):
+        wrong, remedy = "cannot be used", "check the folder, the disk and its free space"
     elif isinstance(cause, sqlite3.Error):
         wrong, remedy = "cannot be used", _BROKEN
     else:
         wrong, remedy = "cannot be used", "check the URL, and that the server is up and lets you in"
-    return CostStoreError(f"cost database {where} {wrong} ({said}); {remedy}")
+    kind = FileLostError if sqlite_code is not None and sqlite_code & 0xFF in _LOST else CostStoreError
+    return kind(f"cost database {where} {wrong} ({said}); {remedy}")

@@ -12,10 +12,12 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 _SETTINGS = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
 """A server finds out within a minute that the machine at the other end is gone."""
@@ -56,7 +58,7 @@ class FileLocks:
         with self._guard:
             if name in self._held:
                 return False
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             path = self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -137,6 +139,9 @@ class ServerLocks:
     def close(self) -> None:
         """See `Locks.close`."""
         with self._guard:
+            if self._held and self._connection is not None:
+                with suppress(SQLAlchemyError):  # a server that is gone holds none
+                    self._connection.execute(text("SELECT pg_advisory_unlock_all()"))
             self._held.clear()
             self._drop()
 

@@ -76,10 +76,20 @@ class SupersededRow(_Measured, Base):
     id: Mapped[str] = mapped_column(String(64), index=True)
 
 
-def outcome_of(time_s: Any, *others: Any) -> Cost | Failure:
-    """The cost or failure in the columns `OUTCOME_NAMES`; the table's check holds."""
-    *rest, failure_kind, failure_reason = others
-    return Cost(time_s, *rest) if failure_kind is None else Failure(failure_kind, failure_reason or "")
+def outcome_of(
+    time_s: float | None,
+    energy_j: float | None,
+    time_source: Any,
+    energy_source: Any,
+    spread: float | None,
+    samples: int | None,
+    failure_kind: Any,
+    failure_reason: str | None,
+) -> Cost | Failure:
+    """The cost or failure in the values of the columns `OUTCOME_NAMES`; the table's check holds."""
+    if failure_kind is not None:
+        return Failure(failure_kind, failure_reason or "")
+    return Cost(time_s, energy_j, time_source, energy_source, spread, samples)  # type: ignore[arg-type]
 
 
 def measurement_of(row: CostRow | SupersededRow) -> Measurement:

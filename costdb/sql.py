@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC
@@ -24,7 +23,17 @@ from joulec.costdb.models import CostRow, SupersededRow, measurement_of, outcome
 from joulec.costdb.retry import Retry, passes
 from joulec.costdb.schema import Prepared, prepare
 from joulec.costdb.statements import lookup, replace
-from joulec.costdb.store import CostStore, CostStoreError, Merged, ServerLostError, StoreInfo, checked, settled
+from joulec.costdb.store import (
+    CostStore,
+    CostStoreError,
+    FileLostError,
+    Merged,
+    ServerLostError,
+    StoreInfo,
+    checked,
+    settled,
+)
+from joulec.costdb.watched import WatchedFile
 
 ROWS_PER_PAGE = 1000
 _T = TypeVar("_T")
@@ -62,10 +71,11 @@ class SqlStore(CostStore):
         self._writer = engine.execution_options(**WRITING)
         self._retry = retry or Retry()
         self._closed = False
+        self._put: dict[str, Measurement] = {}
         self.journal = journal
         try:
             self.prepared: Prepared = prepare(engine, self.name, path)
-            self._file = None if path is None else path.stat()
+            self._file = None if path is None else WatchedFile(path)
         except OSError as error:
             engine.dispose()
             raise translated(error, self.name) from error
@@ -80,7 +90,7 @@ class SqlStore(CostStore):
         by_id = {key.id: key for key in keys}
         query, ids = lookup(self._engine.dialect.name, sorted(by_id))
         found = self._run(self._reader, lambda session: session.connection().execute(query, ids).all())
-        return {by_id[key_id]: outcome_of(*outcome) for key_id, *outcome in found}
+        return {by_id[row[0]]: outcome_of(*row[1:]) for row in found}
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:
         """See `CostStore.put_many`.
@@ -90,10 +100,14 @@ class SqlStore(CostStore):
         kept = list(settled(measurements).values())
         if not kept:
             return
+        if self.path is not None:
+            self._put.update((measurement.key.id, measurement) for measurement in kept)
         rows = [values_of(measurement) for measurement in kept]
         statement = replace(self._engine.dialect.name, failures_too=False)
         try:
             self._run(self._writer, lambda session: session.connection().execute(statement, rows))
+        except FileLostError:
+            raise
         except CostStoreError as error:
             if self.journal is None or self._closed:
                 raise
@@ -109,9 +123,11 @@ class SqlStore(CostStore):
 
     def try_lock(self, name: str) -> bool:
         """See `CostStore.try_lock`."""
-        self._check_open()
         try:
+            self._check_open()
             return self._retry.run(lambda: self._locks.try_lock(name), self.name)
+        except FileLostError as error:
+            raise self._saved(error) from error
         except (SQLAlchemyError, OSError) as error:
             raise self._raised(error) from error
 
@@ -182,6 +198,8 @@ class SqlStore(CostStore):
         self._closed = True
         self._locks.close()
         self._engine.dispose()
+        if self._file is not None:
+            self._file.close()
 
     def _run(self, engine: Engine, work: Callable[[Session], _T]) -> _T:
         """Work in one transaction: committed at the end, rolled back and the error translated where it goes wrong."""
@@ -195,36 +213,37 @@ class SqlStore(CostStore):
 
         try:
             return self._retry.run(once, self.name)
+        except FileLostError as error:
+            raise self._saved(error) from error
         except (SQLAlchemyError, ValueError) as error:
-            raise self._raised(error) from error
+            raise self._saved(self._raised(error)) from error
 
     def _raised(self, error: Exception) -> CostStoreError:
         said = translated(error, self.name)
         lost = self.path is None and isinstance(error, SQLAlchemyError) and passes(error)
         return ServerLostError(str(said)) if lost else said
 
+    def _saved(self, error: CostStoreError) -> CostStoreError:
+        """The error to raise; where it is that the file is lost, all that this store has put is in the journal."""
+        if not isinstance(error, FileLostError) or self.journal is None or not self._put:
+            return error
+        put, self._put = list(self._put.values()), {}
+        return _kept(error, self.journal, put)
+
     def _check_open(self) -> None:
         """Raise where the store was closed, or its file deleted or replaced."""
         if self._closed:
             raise CostStoreError(f"cost database {self.name}: the store is closed; open another")
-        if self.path is None or self._file is None:
-            return
-        try:
-            if os.path.samestat(self.path.stat(), self._file):
-                return
-        except OSError:
-            pass  # it is not there: said below
-        raise CostStoreError(
-            f"cost database {self.name} was deleted or replaced while it was in use; start again to begin a new one"
-        )
+        trouble = None if self._file is None else self._file.trouble()
+        if trouble is not None:
+            raise FileLostError(f"cost database {self.name} {trouble}")
 
 
 def _kept(error: CostStoreError, journal: Journal, measurements: Sequence[Measurement]) -> CostStoreError:
     """The error to raise once measurements that the database did not take are in the journal, or are not."""
+    which = "the last measurement is" if len(measurements) == 1 else f"{len(measurements)} measurements are"
     try:
         journal.keep(measurements)
     except OSError as full:
-        return CostStoreError(
-            f"{error}; nor can the journal {journal.path} be written ({full.strerror}): the last measurement is lost"
-        )
-    return type(error)(f"{error}; the last measurement is kept in {journal.path}, {journal.merging} brings it in later")
+        return CostStoreError(f"{error}; nor can the journal {journal.path} be written ({full.strerror}): {which} lost")
+    return type(error)(f"{error}; {which} kept in {journal.path}, and {journal.merging} brings it in later")

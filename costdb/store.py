@@ -24,6 +24,10 @@ class ServerLostError(CostStoreError):
     """A server that answers no more, and was waited for in vain. What was to be put lies in the journal."""
 
 
+class FileLostError(CostStoreError):
+    """A SQLite file that was deleted, replaced or damaged in use. What was put lies in the journal, all of it."""
+
+
 @dataclass(frozen=True)
 class StoreInfo:
     """What a store holds.

@@ -1,6 +1,8 @@
 """Servers that restart or die, and files that are deleted, while they are in use."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -63,17 +65,62 @@ def test_a_dead_server_leaves_a_journal_that_is_merged_later(own_server, row, tm
     assert not journal.path.exists()
 
 
-def test_a_file_deleted_in_mid_run_is_said_and_nothing_is_lost(tmp_path, row):
+def deleted(path):
+    path.unlink()
+
+
+def replaced(path):
+    other = path.with_name("other.db")
+    open_store(str(other)).close()
+    other.replace(path)
+
+
+def overwritten(path):
+    path.write_bytes(b"garbage" * 5000)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+USES = {
+    "put": lambda store, row: store.put_many([row(2)]),
+    "look up": lambda store, row: store.get_many([row(1).key]),
+    "lock": lambda store, row: store.try_lock("device"),
+    "count": lambda store, row: store.info(),
+}
+
+
+@pytest.mark.parametrize("how", [deleted, replaced, overwritten, emptied])
+@pytest.mark.parametrize("use", USES)
+def test_a_file_that_is_lost_in_mid_run_is_said_and_nothing_of_the_run_is_lost(tmp_path, row, how, use):
+    path = tmp_path / "costs.db"
+    with open_store(str(path)) as store:
+        store.put_many([row(0)])
+        store.put_many([row(1)])
+        how(path)
+        with pytest.raises(CostStoreError, match=r"while it was in use.*measurements are kept in.*joulec db merge"):
+            USES[use](store, row)
+        kept = {m.key for m in read(store.journal.path)}
+        assert kept == {row(i).key for i in range(3 if use == "put" else 2)}
+        with pytest.raises(CostStoreError, match="while it was in use"):
+            store.get_many([row(1).key])
+        assert {m.key for m in read(store.journal.path)} == kept
+    assert path.exists() == (how is not deleted)
+
+
+def test_another_store_of_the_file_keeps_its_locks(tmp_path, row):
+    """Closing a descriptor of a SQLite file drops all locks that the process has on it."""
     path = tmp_path / "costs.db"
     with open_store(str(path)) as store:
         store.put_many([row(1)])
-        path.unlink()
-        with pytest.raises(CostStoreError, match=r"was deleted or replaced while it was in use.*joulec db merge"):
-            store.put_many([row(2)])
-        with pytest.raises(CostStoreError, match="deleted"):
-            store.get_many([row(1).key])
-        assert [m.key for m in read(store.journal.path)] == [row(2).key]
-        assert not path.exists()
+        open_store(str(path)).close()
+        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT count(*) FROM joulec_costs')"
+        subprocess.run([sys.executable, "-c", f"{code}; c.close()", path], check=True)
+        assert path.with_name("costs.db-wal").exists(), "another process took the file for unused"
+        store.put_many([row(2)])
+    with open_store(str(path)) as store:
+        assert store.info().rows == 2
 
 
 def test_a_journal_that_cannot_be_written_is_said_too(tmp_path, row):
