@@ -27,12 +27,14 @@ from joulec.passes.search.objective import Objective
 from joulec.profiler.candidate import Candidate
 from joulec.profiler.cpu import cpu_facts, default_threads
 from joulec.profiler.device import DeviceIdentity, local_cpu
-from joulec.profiler.harness import Harness, Limits, profile
+from joulec.profiler.harness import Harness, Limits
 from joulec.profiler.memory import worker_memory_bytes
 from joulec.profiler.meters.choose import ChosenMeter, choose_meter
 from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j, load_constants
+from joulec.profiler.profiling import profile
 from joulec.profiler.protocol import PROTOCOLS
 from joulec.profiler.retry import RetryingStore
+from joulec.profiler.rivalry import Rivalry
 from joulec.profiler.roofline import cpu_roofline
 
 ROOFLINE_COSTS = "model"
@@ -169,6 +171,7 @@ class Workbench:
             objective,
             self.energy_model,
             self._count_known,
+            hurried=lambda: min(self.deadline_s, self._search_end_s) < math.inf,
         )
 
     @property
@@ -188,7 +191,7 @@ class Workbench:
         candidates: Sequence[Candidate],
         keep_going: Callable[[Candidate], bool],
         learn: Callable[[CostKey, Cost | Failure], None],
-        give_up_s: Callable[[Candidate], float | None],
+        rivalry: Rivalry,
     ) -> None:
         """Measure candidates; outcomes are stored and told as they are found."""
         assert self.store is not None
@@ -223,7 +226,7 @@ class Workbench:
             self._count_known({key: outcome})
 
         self.on_batch(len(candidates))
-        summary = profile(candidates, self.store, self._harness, found, wanted, give_up_s, found_by_others)
+        summary = profile(candidates, self.store, self._harness, found, wanted, rivalry, found_by_others)
         self.profiling.measured += summary.measured
         self.profiling.failed += summary.failed
         self.profiling.unknown = len(self._unknown)

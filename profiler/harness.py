@@ -1,38 +1,40 @@
-"""Measuring candidates, one after another, in a worker process that may crash, hang or run out of memory."""
+"""Measuring candidates in a worker process that may crash, hang or run out of memory."""
 
 from __future__ import annotations
 
 import os
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
 from typing import Self
 
-from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
-from joulec.costdb.store import CostStore
+from joulec.costdb.cost import Failure, Measurement
+from joulec.costdb.store import CostStore, CostStoreError
 from joulec.profiler.candidate import Candidate
 from joulec.profiler.cpu import default_threads
+from joulec.profiler.entrant import Floor
 from joulec.profiler.meter import Meter
+from joulec.profiler.outcomes import Outcomes, here, measurements
 from joulec.profiler.process import HarnessError, Limits, WorkerProcess
 from joulec.profiler.protocol import Adaptive, MeasurementProtocol
-from joulec.profiler.sharing import POLL_S, claim, turn
+from joulec.profiler.remote import RemoteStand
+from joulec.profiler.rivalry import Rivalry
+from joulec.profiler.stand import CandidateFailed
 
-__all__ = ["Harness", "HarnessError", "Limits", "ProfilingSummary", "profile"]
+__all__ = ["Harness", "HarnessError", "Limits"]
 
 SPIN_COUNT = "100"
 """How long TVM's idle threads spin: without a limit they burn 170 ms of every core after each call."""
+MOST_LIVE = 16
+"""Candidates that are built at once; more take turns in several races."""
 
 
 class Harness:
     """Builds and times candidates in one worker process, and keeps each outcome the moment it is known.
 
-    The worker stays between calls of `measure`, so that it loads the compiler once. Each candidate is built and then
-    timed, and only then the next one is built: nothing ever runs beside a timing. A worker that crashed, hung or
-    ran out of memory, or whose candidate failed while running, is replaced. Use as a context manager, from one thread.
+    The worker stays between calls of `measure`, so that it loads the compiler once. The candidates of one call are all
+    built, and then timed in turns: nothing ever runs beside a timing. A worker that crashed, hung or ran out of memory,
+    or whose candidate failed while running, is replaced, and the candidates that are left are built again in the new
+    one; what was seen of them is here and not lost. Use as a context manager, from one thread.
     """
 
     def __init__(
@@ -66,22 +68,24 @@ class Harness:
         self._paths = tuple(paths)
         self._environment = dict(environment or {})
         self._worker: WorkerProcess | None = None
+        self._floor: Floor | None = None
 
     def measure(
         self,
         candidates: Sequence[Candidate],
         on_result: Callable[[Measurement], None] | None = None,
         keep_going: Callable[[Candidate], bool] | None = None,
-        give_up_s: Callable[[Candidate], float | None] | None = None,
+        rivalry: Rivalry | None = None,
     ) -> list[Measurement]:
-        """Measure candidates in their order; candidates of equal key are measured once.
+        """Measure candidates, in turns where the protocol does so; those of equal key are measured once.
 
         Args:
-            candidates: what to measure, whatever the store already holds (`profile` looks there first).
+            candidates: what to measure, rivals of each other, whatever the store already holds
+                (`joulec.profiler.profiling` looks there first).
             on_result: called with each outcome after it is stored.
-            keep_going: asked right before a candidate is built and timed; False skips this one.
-            give_up_s: asked right before a candidate is timed: seconds per call beyond which it is so far behind that
-                a single sample of it will do (`Adaptive`; its cost is stored with that one sample); None for never.
+            keep_going: asked right before a candidate is built; False skips it.
+            rivalry: leaves a candidate that cannot win before it is measured to the full; its cost is stored with what
+                was seen, an infinite spread, and the reason under ``stopped``. None leaves none.
 
         Returns:
             The outcomes in the order in which they were found, failures included; nothing for those skipped.
@@ -91,45 +95,133 @@ class Harness:
             HarnessError: the worker cannot start, or a builder, payload or key does not fit this harness.
             CostStoreError: an outcome cannot be stored.
         """
-        for candidate in candidates:
+        wanted = {candidate.key: candidate for candidate in candidates}
+        for candidate in wanted.values():
             if candidate.key.protocol != self._protocol.version:
                 raise HarnessError(
                     f"{candidate.label}: its key is for the protocol {candidate.key.protocol}, "
                     f"this harness measures by {self._protocol.version}"
                 )
-        done: dict[CostKey, Measurement] = {}
+        told = on_result or (lambda measurement: None)
+        size = MOST_LIVE if isinstance(self._protocol, Adaptive) else 1
+        found: list[Measurement] = []
         try:
-            for candidate in candidates:
-                if candidate.key in done or (keep_going is not None and not keep_going(candidate)):
-                    continue
-                measurement = self._measure(candidate, give_up_s)
-                self._store.put_many([measurement])
-                done[candidate.key] = measurement
-                if on_result is not None:
-                    on_result(measurement)
+            every = list(wanted.values())
+            for begin in range(0, len(every), size):
+                live = every[begin : begin + size]
+                race = Outcomes(self._store, told)
+                again = self._measure(live, race, keep_going, rivalry)
+                found += race.found
+                for candidate in again:
+                    self.close()
+                    race = Outcomes(self._store, told)
+                    self._measure([candidate], race, None, rivalry)
+                    found += race.found
         except BaseException:  # an interrupt too: what was measured is stored, the worker must not outlive the call
             self.close()
             raise
-        return list(done.values())
+        return found
 
-    def _measure(self, candidate: Candidate, give_up_s: Callable[[Candidate], float | None] | None) -> Measurement:
-        worker = self._ready_worker()
-        if candidate.key.energy_source != worker.source:
+    def _measure(
+        self,
+        candidates: Sequence[Candidate],
+        outcomes: Outcomes,
+        keep_going: Callable[[Candidate], bool] | None,
+        rivalry: Rivalry | None,
+    ) -> list[Candidate]:
+        """Measure candidates beside each other; returns those that ran out of memory and may do with it alone."""
+        again: list[Candidate] = []
+
+        def failed(candidate: Candidate, failure: Failure) -> None:
+            if failure.kind == "memory" and len(candidates) > 1:
+                again.append(candidate)
+            else:
+                outcomes.keep([Measurement(candidate.key, failure, here())])
+
+        stands: list[RemoteStand] = []
+        for candidate in candidates:
+            if keep_going is not None and not keep_going(candidate):
+                continue
+            self._check_source(candidate)
+            stand = RemoteStand(candidate, len(stands), self._ready_worker, self.close)
+            try:
+                stand.build()
+            except CandidateFailed as error:
+                failed(candidate, error.failure)
+            else:
+                stands.append(stand)
+        if isinstance(self._protocol, Adaptive):
+            self._race(self._protocol, stands, outcomes, failed, rivalry)
+        else:
+            for stand in stands:
+                self._whole(stand, outcomes, failed)
+        if self._worker is not None:
+            self._worker.drop()
+        return again
+
+    def _check_source(self, candidate: Candidate) -> None:
+        source = self._ready_worker().gauge.source
+        if candidate.key.energy_source != source:
             raise HarnessError(
                 f"{candidate.label}: its key is for energy from {candidate.key.energy_source}, "
-                f"this harness's meter gives {worker.source}"
+                f"this harness's meter gives {source}"
             )
-        failure = worker.build(candidate)
-        if failure is None:
-            outcome, provenance = worker.time(candidate, None if give_up_s is None else give_up_s(candidate))
-            if not isinstance(outcome, Failure):
-                return Measurement(candidate.key, outcome, provenance)
-            failure = outcome
-            self.close()  # what failed while running may have left the device in any state
-        elif failure.kind != "build":
+
+    def _race(
+        self,
+        protocol: Adaptive,
+        stands: Sequence[RemoteStand],
+        outcomes: Outcomes,
+        failed: Callable[[Candidate, Failure], None],
+        rivalry: Rivalry | None,
+    ) -> None:
+        if not stands:
+            return
+        gauge = self._ready_worker().gauge
+        floor = self._floor = self._floor or Floor(gauge.idle_w)
+        known = {stand.candidate.key: () if rivalry is None else rivalry.known(stand.candidate) for stand in stands}
+        entrants = {
+            stand.candidate: protocol.entrant(stand, gauge, floor, known[stand.candidate.key]) for stand in stands
+        }
+        judge = rivalry.prefers if rivalry is not None and rivalry.judges else None
+        lost: set[Candidate] = set()
+
+        def tell_failures() -> None:
+            for candidate, entrant in entrants.items():
+                if entrant.failure is not None and candidate not in lost:
+                    lost.add(candidate)
+                    failed(candidate, entrant.failure)
+
+        def between_rounds() -> None:
+            tell_failures()
+            outcomes.secure(measurements(entrants, here()))
+
+        try:
+            protocol.race(list(entrants.values()), judge, between_rounds)
+        except CostStoreError:
+            raise
+        except BaseException:
+            outcomes.secure(measurements(entrants, here()))
+            raise
+        tell_failures()
+        outcomes.keep(measurements(entrants, self._circumstances(), stopped_too=True))
+
+    def _whole(self, stand: RemoteStand, outcomes: Outcomes, failed: Callable[[Candidate, Failure], None]) -> None:
+        try:
+            cost = stand.whole()
+        except CandidateFailed as error:
+            failed(stand.candidate, error.failure)
+        else:
+            outcomes.keep([Measurement(stand.candidate.key, cost, self._circumstances())])
+
+    def _circumstances(self) -> Mapping[str, str]:
+        if self._worker is None:
+            return here()
+        try:
+            return self._worker.circumstances()
+        except CandidateFailed:  # it died idle: nothing that was measured is any the worse for it
             self.close()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Measurement(candidate.key, failure, {"host": platform.node(), "date": now})
+            return here()
 
     def _ready_worker(self) -> WorkerProcess:
         if self._worker is not None and not self._worker.usable():
@@ -166,82 +258,3 @@ class Harness:
     ) -> None:
         """End the worker."""
         self.close()
-
-
-@dataclass(frozen=True)
-class ProfilingSummary:
-    """What came of a set of candidates, counted by distinct key.
-
-    Attributes:
-        measured: costs found now.
-        reused: outcomes that the store already held; a failure known from before is not tried again.
-        failed: failures found now.
-        seconds: wall-clock seconds spent.
-        unknown: skipped, so still without an outcome.
-    """
-
-    measured: int
-    reused: int
-    failed: int
-    seconds: float
-    unknown: int = 0
-
-
-def profile(
-    candidates: Sequence[Candidate],
-    store: CostStore,
-    harness: Harness,
-    on_result: Callable[[Measurement], None] | None = None,
-    keep_going: Callable[[Candidate], bool] | None = None,
-    give_up_s: Callable[[Candidate], float | None] | None = None,
-    on_known: Callable[[CostKey, Cost | Failure], None] | None = None,
-) -> ProfilingSummary:
-    """Measure the candidates that the store (the harness's own) does not know yet; one look-up for all.
-
-    Others may do the same with the same database: each candidate is claimed before it is measured, and what another is
-    measuring is left for later, when most often it is known. On one device all take turns.
-
-    Args:
-        on_known: called with each outcome that another process has found meanwhile.
-        Others: see `Harness.measure`; ``keep_going`` is asked while waiting too.
-
-    Raises:
-        As `Harness.measure`.
-    """
-    begun_s = time.monotonic()
-    wanted = {candidate.key: candidate for candidate in candidates}
-    reused = len(known := store.get_many(wanted))
-    waiting = [candidate for key, candidate in wanted.items() if key not in known]
-    found: list[Measurement] = []
-    while waiting:
-        later: list[Candidate] = []
-        for candidate in waiting:
-            if keep_going is not None and not keep_going(candidate):
-                continue
-            with claim(store, candidate.key) as mine:
-                if not mine:
-                    later.append(candidate)
-                    continue
-                outcome = store.get_many([candidate.key]).get(candidate.key)
-                if outcome is not None:
-                    reused += 1
-                    if on_known is not None:
-                        on_known(candidate.key, outcome)
-                    continue
-                with turn(store, candidate.key, partial(_still, keep_going, candidate)) as ours:
-                    found += harness.measure([candidate], on_result, None, give_up_s) if ours else []
-        if len(later) == len(waiting):
-            time.sleep(POLL_S)
-        waiting = later
-    failed = sum(isinstance(measurement.outcome, Failure) for measurement in found)
-    return ProfilingSummary(
-        measured=len(found) - failed,
-        reused=reused,
-        failed=failed,
-        seconds=time.monotonic() - begun_s,
-        unknown=len(wanted) - reused - len(found),
-    )
-
-
-def _still(keep_going: Callable[[Candidate], bool] | None, candidate: Candidate) -> bool:
-    return keep_going is None or keep_going(candidate)

@@ -10,14 +10,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
-from joulec.costdb.cost import Cost, EnergySource, Failure
+from joulec.costdb.cost import Failure
 from joulec.profiler.candidate import Candidate
 from joulec.profiler.meter import Meter, MeterError
 from joulec.profiler.protocol import MeasurementProtocol
-from joulec.profiler.wire import Broken, Build, Built, Channel, Failed, Ready, Setup, Time, Timed
+from joulec.profiler.stand import CandidateFailed, Gauge
+from joulec.profiler.wire import (
+    Broken,
+    Build,
+    Built,
+    Call,
+    Channel,
+    Drop,
+    Failed,
+    Look,
+    Order,
+    Ready,
+    Returned,
+    Setup,
+    Whole,
+)
 
 _TAIL_BYTES = 4000
 _TAIL_LINES = 30
@@ -33,7 +49,7 @@ class Limits:
 
     Attributes:
         build_s: seconds for building one.
-        run_s: seconds for timing one, warm-up and energy window included.
+        run_s: seconds for timing one, warm-up and energy windows included.
         start_s: seconds for the worker process to start and open its meter.
         memory_bytes: address space of the worker; unlimited when None. (A process that has loaded TVM and LLVM maps
             1 to 2 GB before it does anything.)
@@ -73,7 +89,7 @@ class WorkerProcess:
     """A started worker. One thread uses it: on Linux it dies with the thread that started it.
 
     Attributes:
-        source: the energy source of its meter.
+        gauge: its meter.
     """
 
     def __init__(
@@ -90,7 +106,7 @@ class WorkerProcess:
             HarnessError: it does not start, or the factory or the protocol cannot be carried over.
             MeterError: its meter cannot be opened.
         """
-        self.source: EnergySource
+        self.gauge: Gauge
         self._limits = limits
         self._thread = threading.current_thread()
         tools = _pickled((meter_factory, protocol), "the meter factory or the protocol")
@@ -109,7 +125,7 @@ class WorkerProcess:
             self.kill()
             self._raise_if_broken(answer)
             raise HarnessError(f"the measuring worker answered {answer!r}")
-        self.source = answer.source
+        self.gauge = answer.gauge
 
     def _start(self, environment: Mapping[str, str], paths: Sequence[str]) -> None:
         if not sys.executable:
@@ -147,50 +163,70 @@ class WorkerProcess:
     def _alive(self) -> bool:
         return self._process.poll() is None
 
-    def build(self, candidate: Candidate) -> Failure | None:
-        """Build a candidate; None when it worked.
+    def build(self, stand: int, candidate: Candidate) -> float:
+        """Build a candidate and put it on a stand; returns the seconds per call of the loop around it.
 
         Raises:
+            CandidateFailed: it cannot be built.
             HarnessError: the builder or its payload cannot be loaded.
         """
         payload = _pickled(candidate.payload, f"the payload of {candidate.label}")
         self._tail.forget()
-        answer = self._ask(Build(candidate.builder, payload), "building", self._limits.build_s)
-        if isinstance(answer, Built):
-            return None
-        if isinstance(answer, Failure):
-            return answer
-        raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
+        order = Build(stand, candidate.builder, payload, candidate.work)
+        answer = self._ask(order, "building", self._limits.build_s, self._limits.build_s)
+        if not isinstance(answer, Built):
+            raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
+        return answer.overhead_s
 
-    def time(self, candidate: Candidate, give_up_s: float | None = None) -> tuple[Cost | Failure, Mapping[str, str]]:
-        """Time the candidate built last: its outcome, and the circumstances where there is a cost.
+    def call(self, order: Call | Whole, spent_s: float = 0.0) -> Any:
+        """What the method of a stand returns, or the whole measurement of its candidate.
 
         Args:
-            candidate: the one.
-            give_up_s: seconds per call beyond which the protocol need not be thorough.
+            order: which.
+            spent_s: seconds that the candidate has run before; they count against its limit.
 
         Raises:
+            CandidateFailed: the candidate did.
             MeterError: the meter cannot be read.
         """
-        answer = self._ask(Time(candidate.work, give_up_s), "running", self._limits.run_s)
-        if isinstance(answer, Timed):
-            return answer.cost, answer.provenance
-        if isinstance(answer, Failure):
-            return answer, {}
-        raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
+        limit_s = self._limits.run_s
+        return self._returned(self._ask(order, "running", max(limit_s - spent_s, 0.0), limit_s))
 
-    def _ask(self, order: Build | Time, doing: str, limit_s: float) -> object:
-        """The worker's answer, or the failure that its silence means."""
+    def circumstances(self) -> Mapping[str, str]:
+        """Host, date, clocks, temperature and what else the worker sees.
+
+        Raises:
+            CandidateFailed: the worker has died.
+        """
+        found: Mapping[str, str] = self._returned(self._ask(Look(), "idle", self._limits.run_s, self._limits.run_s))
+        return found
+
+    def drop(self) -> None:
+        """Let go of all candidates; a worker that died meanwhile is found out at the next order."""
+        with suppress(BrokenPipeError):
+            self._channel.send(Drop())
+
+    @staticmethod
+    def _returned(answer: object) -> Any:
+        if not isinstance(answer, Returned):
+            raise HarnessError(f"the measuring worker answered {answer!r}")
+        return answer.value
+
+    def _ask(self, order: Order, doing: str, limit_s: float, said_s: float) -> object:
+        """The worker's answer; what its silence means is raised, and so is a failure that it tells."""
         try:
             self._channel.send(order)
             answer = self._channel.receive(limit_s, self._alive)
         except TimeoutError:
             self.kill()
-            return Failure("timeout", _joined(f"{doing} took longer than {limit_s:g} s", self._tail.text()))
+            reason = _joined(f"{doing} took longer than {said_s:g} s", self._tail.text())
+            raise CandidateFailed(Failure("timeout", reason)) from None
         except (EOFError, BrokenPipeError):
-            return self._crash(doing)
+            raise CandidateFailed(self._crash(doing)) from None
         self._raise_if_broken(answer)
-        return Failure(answer.kind, answer.reason) if isinstance(answer, Failed) else answer
+        if isinstance(answer, Failed):
+            raise CandidateFailed(Failure(answer.kind, answer.reason))
+        return answer
 
     def _crash(self, doing: str) -> Failure:
         code = self._wait()

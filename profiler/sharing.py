@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,10 +18,15 @@ POLL_S = 0.02
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+def rivals(key: CostKey) -> str:
+    """Equal for candidates that do the same on the same device by different algorithms; told apart by nothing else."""
+    return replace(key, algorithm="", parameters="", digest="", layouts="").id
+
+
 @contextmanager
-def claim(store: CostStore, key: CostKey) -> Iterator[bool]:
-    """Claim a key for measuring, until the block ends or the process dies; yields False where another has it."""
-    name = f"claim {key.id}"
+def claim(store: CostStore, group: str) -> Iterator[bool]:
+    """Claim a group of `rivals` for measuring, until the block ends or the process dies; False where another has it."""
+    name = f"claim {group}"
     mine = store.try_lock(name)
     try:
         yield mine

@@ -7,11 +7,13 @@ import pickle
 import select
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from joulec.costdb.cost import Cost, EnergySource, FailureKind
+from joulec.costdb.cost import FailureKind
 from joulec.profiler.candidate import Work
+from joulec.profiler.stand import Gauge
 
 _HEADER = struct.Struct("<Q")
 _SLICE_S = 0.1
@@ -27,38 +29,59 @@ class Setup:
 
 @dataclass(frozen=True)
 class Build:
-    """Build a candidate: ``module:function`` and the pickled payload."""
+    """Build a candidate and put it on a stand: ``module:function``, the pickled payload, and what one call does."""
 
+    stand: int
     builder: str
     payload: bytes
+    work: Work
 
 
 @dataclass(frozen=True)
-class Time:
-    """Time what was built last, and let go of it; a call that takes longer than ``give_up_s`` is not worth more."""
+class Call:
+    """Call a method of a stand (`joulec.profiler.stand.Stand`)."""
 
-    work: Work
-    give_up_s: float | None = None
+    stand: int
+    method: Literal["warm_up", "sample", "window"]
+    arguments: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Measure the candidate of a stand by the protocol that the worker was set up with."""
+
+    stand: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Let go of all candidates."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Under what circumstances is measured now?"""
 
 
 @dataclass(frozen=True)
 class Ready:
     """The worker stands, its meter is open."""
 
-    source: EnergySource
+    gauge: Gauge
 
 
 @dataclass(frozen=True)
 class Built:
     """The candidate is built."""
 
+    overhead_s: float
+
 
 @dataclass(frozen=True)
-class Timed:
-    """The candidate's cost, and under what circumstances it was found."""
+class Returned:
+    """What the call returned."""
 
-    cost: Cost
-    provenance: Mapping[str, str]
+    value: object
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,10 @@ class Broken:
 
     reason: str
     meter: bool = False
+
+
+Order = Build | Call | Whole | Drop | Look
+"""What the harness asks for."""
 
 
 class Channel:

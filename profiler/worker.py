@@ -24,8 +24,22 @@ from joulec.costdb.cost import FailureKind
 from joulec.profiler.candidate import Workload
 from joulec.profiler.meter import Meter, MeterError, Watching
 from joulec.profiler.power import idle_power_w
-from joulec.profiler.protocol import MeasurementProtocol
-from joulec.profiler.wire import Broken, Build, Built, Channel, Failed, Ready, Setup, Time, Timed
+from joulec.profiler.protocol import MeasurementProtocol, Paper
+from joulec.profiler.stand import Gauge, LocalStand
+from joulec.profiler.wire import (
+    Broken,
+    Build,
+    Built,
+    Call,
+    Channel,
+    Drop,
+    Failed,
+    Look,
+    Ready,
+    Returned,
+    Setup,
+    Whole,
+)
 
 _PR_SET_PDEATHSIG = 1
 _REASON_LENGTH = 2000
@@ -83,39 +97,69 @@ def _serve(channel: Channel) -> None:
     except Exception as error:  # noqa: BLE001 - whatever the caller's factory raises
         channel.send(Broken(f"the meter factory or the protocol cannot be loaded: {_text(error)}"))
         return
-    channel.send(Ready(meter.source))
+    channel.send(Ready(Gauge.of(meter, idle_w)))
     try:
-        _work(channel, meter, protocol, idle_w)
+        _Bench(meter, protocol, idle_w).serve(channel)
     finally:
         meter.close()
 
 
-def _work(channel: Channel, meter: Meter, protocol: MeasurementProtocol, idle_w: float | None) -> None:
-    workload: Workload | None = None
-    while True:
-        order = channel.receive()
+class _Bench:
+    """The stands of this process, and the meter that they share."""
+
+    def __init__(self, meter: Meter, protocol: MeasurementProtocol, idle_w: float | None) -> None:
+        self._meter, self._protocol, self._idle_w = meter, protocol, idle_w
+        self._stands: dict[int, tuple[LocalStand, Workload]] = {}
+
+    def serve(self, channel: Channel) -> None:
+        while True:
+            order = channel.receive()
+            if isinstance(order, Drop):
+                self._stands.clear()
+            else:
+                channel.send(self._carry_out(order))
+
+    def _carry_out(self, order: object) -> Built | Returned | Failed | Broken:
         if isinstance(order, Build):
-            built, workload = _build(order)
-            channel.send(built)
-        elif isinstance(order, Time) and workload is not None:
-            channel.send(_time(order, workload, meter, protocol, idle_w))
-            workload = None
-        else:
-            raise TypeError(f"unexpected order {order!r}")
+            return self._build(order)
+        if isinstance(order, Call | Whole) and order.stand in self._stands:
+            return self._call(order)
+        if isinstance(order, Look):
+            return Returned({**_circumstances(), **_device_state(self._meter, self._idle_w)})
+        raise TypeError(f"unexpected order {order!r}")
 
+    def _build(self, order: Build) -> Built | Failed | Broken:
+        try:
+            builder = _resolve(order.builder)
+            payload = pickle.loads(order.payload)
+        except MemoryError as error:
+            return Failed("memory", f"while loading: {_text(error)}")
+        except Exception as error:  # noqa: BLE001 - whatever an import or an unpickling raises
+            return Broken(f"`{order.builder}` or its payload cannot be loaded: {_text(error)}")
+        try:
+            workload = builder(payload)
+            stand = LocalStand(workload, self._meter, order.work)
+        except Exception as error:  # noqa: BLE001 - whatever the builder raises becomes a stored failure
+            return Failed(_kind(error, "build"), _text(error))
+        self._stands[order.stand] = stand, workload
+        return Built(stand.overhead_s)
 
-def _build(order: Build) -> tuple[Built | Failed | Broken, Workload | None]:
-    try:
-        builder = _resolve(order.builder)
-        payload = pickle.loads(order.payload)
-    except MemoryError as error:
-        return Failed("memory", f"while loading: {_text(error)}"), None
-    except Exception as error:  # noqa: BLE001 - whatever an import or an unpickling raises
-        return Broken(f"`{order.builder}` or its payload cannot be loaded: {_text(error)}"), None
-    try:
-        return Built(), builder(payload)
-    except Exception as error:  # noqa: BLE001 - whatever the builder raises becomes a stored failure
-        return Failed(_kind(error, "build"), _text(error)), None
+    def _call(self, order: Call | Whole) -> Returned | Failed | Broken:
+        stand, workload = self._stands[order.stand]
+        gc.disable()
+        try:
+            if isinstance(order, Call):
+                return Returned(getattr(stand, order.method)(*order.arguments))
+            protocol = self._protocol
+            if not isinstance(protocol, Paper):
+                raise TypeError(f"{protocol!r} measures in turns")
+            return Returned(stand.guarded(lambda: protocol.measure(workload, self._meter, stand.work)))
+        except MeterError as error:
+            return Broken(str(error), meter=True)
+        except Exception as error:  # noqa: BLE001 - whatever the workload raises becomes a stored failure
+            return Failed(_kind(error, "run"), _text(error))
+        finally:
+            gc.enable()
 
 
 def _resolve(name: str) -> Callable[[Any], Workload]:
@@ -124,21 +168,6 @@ def _resolve(name: str) -> Callable[[Any], Workload]:
         raise ValueError(f"a builder is named `module:function`, not `{name}`")
     found: Callable[[Any], Workload] = getattr(importlib.import_module(module), function)
     return found
-
-
-def _time(
-    order: Time, workload: Workload, meter: Meter, protocol: MeasurementProtocol, idle_w: float | None
-) -> Timed | Failed | Broken:
-    gc.disable()
-    try:
-        cost = protocol.measure(workload, meter, order.work, give_up_s=order.give_up_s)
-        return Timed(cost, {**_circumstances(), **_device_state(meter, idle_w)})
-    except MeterError as error:
-        return Broken(str(error), meter=True)
-    except Exception as error:  # noqa: BLE001 - whatever the workload raises becomes a stored failure
-        return Failed(_kind(error, "run"), _text(error))
-    finally:
-        gc.enable()
 
 
 def _kind(error: Exception, otherwise: FailureKind) -> FailureKind:

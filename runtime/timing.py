@@ -11,7 +11,7 @@ from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.contention import Contention, own_contention
 from joulec.profiler.meter import Meter
 from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j
-from joulec.profiler.protocol import summarise
+from joulec.profiler.statistics import summarise
 from joulec.runtime.manifest import Budget
 
 _JUDGED = 3
@@ -57,7 +57,7 @@ def time_calls(
 
     Neighbours on the machine slow whole stretches, by up to the factor of threads that must share a processor, and
     never speed one up. So windows are compared and the fast ones believed: a window's time is that of its fastest mode
-    (`joulec.profiler.protocol.summarise`), and the budget is that of the median of the three fastest windows. Windows
+    (`joulec.profiler.statistics.summarise`), and the budget is that of the median of the three fastest windows. Windows
     in which others took processors away from this process (`joulec.profiler.contention`) are judged only where it ends
     without three others. The budget's energy is the mean power over that window times that time (first paper, section
     4.1: energy is mean power times mean time), or the estimate for that time and the work.

@@ -13,11 +13,13 @@ from joulec.passes.graph import NodeSpec, Opaque
 from joulec.passes.search.choices import Choice, Options
 from joulec.passes.search.objective import Objective
 from joulec.profiler.candidate import Candidate, Work
+from joulec.profiler.entrant import Point
+from joulec.profiler.rivalry import Rivalry, unfinished
 
 EnergyModel = Callable[[Work, float], float]
 """Joules of work done in some seconds; a straight line over the seconds."""
-_HOPELESS = 3.0
-"""A candidate is given up if it would lose even at a third of the time seen: disturbance does not treble it."""
+_LEFT_AT = 2.0
+"""What was left as hopeless, where a third of the time seen was too much, has its chance at a half of it."""
 
 
 class Store(Protocol):
@@ -35,11 +37,11 @@ class Measure(Protocol):
         candidates: Sequence[Candidate],
         keep_going: Callable[[Candidate], bool],
         learn: Callable[[CostKey, Cost | Failure], None],
-        give_up_s: Callable[[Candidate], float | None],
+        rivalry: Rivalry,
     ) -> None:
-        """Measure the candidates in order, telling each outcome.
+        """Measure the candidates in order, those of one spec that follow each other in turns; tell each outcome.
 
-        Asked before each: whether it is still worth it, and beyond which time per call it is not worth thoroughness.
+        ``keep_going`` is asked before each whether it is still worth it, ``rivalry`` who can still win.
         """
 
 
@@ -87,6 +89,7 @@ class MeasuredCosts:
         energy_source: source of the joules that are asked for.
         energy_model: joules of (work, seconds) where energy is an estimate; None where a sensor measures it.
         on_known: told the outcomes that a look-up found.
+        hurried: whether the time for measuring is limited.
         counts: how often a spec occurs in what is searched, where that is known; else once.
     """
 
@@ -97,6 +100,7 @@ class MeasuredCosts:
     objective: Objective | None = None
     energy_model: EnergyModel | None = None
     on_known: Callable[[Mapping[CostKey, Cost | Failure]], None] = lambda known: None
+    hurried: Callable[[], bool] = lambda: False
     counts: Mapping[NodeSpec, int] = field(default_factory=dict)
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
@@ -144,7 +148,7 @@ class MeasuredCosts:
             race = _Race(self, known, entries)
             missing = race.contenders(race.ordered(entries) if wanted is None else wanted)
             if missing:
-                self.measure(missing, race.may_win, known.__setitem__, race.give_up_s)
+                self.measure(missing, race.may_win, known.__setitem__, race)
         return known
 
     @property
@@ -183,8 +187,8 @@ class MeasuredCosts:
 class _Race:
     """Which candidates of a batch may still beat what is known of their spec.
 
-    A candidate is out when its roofline is worse in time and in energy than one algorithm that is already measured,
-    and the objective never rewards that (it is monotone).
+    A candidate is out when it is certainly worse in time and in energy than one other algorithm, and the objective
+    never rewards that (it is monotone). What does not count for the objective is not compared.
     """
 
     def __init__(self, costs: MeasuredCosts, known: Mapping[CostKey, Cost | Failure], entries: Sequence[Entry]) -> None:
@@ -199,65 +203,92 @@ class _Race:
     def ordered(self, entries: Sequence[Entry]) -> list[Entry]:
         """The most valuable first.
 
-        Each spec's first algorithm comes before any other's second, so that time that runs out leaves as few specs as
-        may be without any; among these, what takes the most time by its roofline, over all its occurrences, is first.
+        What takes the most time by its roofline, over all its occurrences, comes first, with all its algorithms one
+        after another. Where the time for measuring is limited, each spec's first algorithm comes before any other's
+        second, so that as few specs as may be are left without any; it then sets the pace of the others (`pacemaker`).
         """
-        place = {key: place for rivals in self._rivals.values() for place, key in enumerate(rivals)}
         worth = {spec: self._costs.counts.get(spec, 1) * self._costs.lower_bound(spec)[0] for spec in self._rivals}
-        return sorted(entries, key=lambda entry: (place[entry.key], -worth[entry.spec]))
-
-    def contenders(self, entries: Sequence[Entry]) -> list[Candidate]:
-        """Candidates without a known outcome that may win."""
-        backend = self._costs.backend
-        missing = [entry for entry in entries if entry.key not in self._known]
-        candidates = [backend.candidate(entry.spec, entry.algorithm) for entry in missing]
-        return [candidate for candidate in candidates if self.may_win(candidate)]
-
-    def may_win(self, candidate: Candidate) -> bool:
-        """Whether the roofline leaves the candidate a chance against what is known by now."""
-        objective = self._judge()
-        if objective is None:
-            return True
-        spec, algorithm = self._entrants[candidate.key]
-        seconds, joules = self._costs.roofline(spec, algorithm)
-        rivals = (self._known.get(key) for key in self._rivals[spec])
-        return not any(
-            isinstance(rival, Cost)
-            and seconds > rival.time_s
-            and (not objective.uses_energy or (rival.energy_j is not None and joules > rival.energy_j))
-            for rival in rivals
+        dearest = sorted(self._rivals, key=lambda spec: -worth[spec])
+        rank = {spec: rank for rank, spec in enumerate(dearest)}
+        place = {key: place for rivals in self._rivals.values() for place, key in enumerate(rivals)}
+        hurried = self._costs.hurried()
+        return sorted(
+            entries,
+            key=lambda entry: (hurried and place[entry.key] > 0, rank[entry.spec], place[entry.key]),
         )
 
-    def give_up_s(self, candidate: Candidate) -> float | None:
-        """Seconds per call beyond which the candidate is worse than a rival, in energy too where that counts."""
-        objective = self._judge()
-        if objective is None:
-            return None
-        spec, algorithm = self._entrants[candidate.key]
-        rivals = [rival for key in self._rivals[spec] if isinstance(rival := self._known.get(key), Cost)]
-        times = [rival.time_s for rival in rivals]
-        if objective.uses_energy:
-            work = algorithm.work(spec)
-            times = [max(rival.time_s, self._seconds_to_spend(rival.energy_j, work)) for rival in rivals]
-        return _HOPELESS * min(times) if times else None
+    def contenders(self, entries: Sequence[Entry]) -> list[Candidate]:
+        """Candidates that are not known to the full and may win."""
+        backend = self._costs.backend
+        missing = [entry for entry in entries if self._open(entry.key)]
+        return [backend.candidate(entry.spec, entry.algorithm) for entry in missing if self._may_win(entry.key)]
 
-    def _seconds_to_spend(self, joules: float | None, work: Work) -> float:
-        """How long doing the work may take until it has cost so many joules."""
+    def _open(self, key: CostKey) -> bool:
+        """Whether it was never measured, or left before its energy was, or before it was measured to the full."""
+        outcome = self._known.get(key)
+        return outcome is None or unfinished(outcome, self.judges)
+
+    def may_win(self, candidate: Candidate) -> bool:
+        """Whether the roofline, or what was seen of it before it was left, gives it a chance by now."""
+        return self._may_win(candidate.key)
+
+    def _may_win(self, key: CostKey) -> bool:
+        if not self.judges:
+            return True
+        spec, algorithm = self._entrants[key]
+        least = Point(*self._costs.roofline(spec, algorithm))
+        outcome = self._known.get(key)
+        if isinstance(outcome, Cost):
+            least = self._at_best(outcome, algorithm.work(spec), least)
+        return not any(self.prefers(_point(rival), least) for rival in self._costs_of_rivals(key))
+
+    def _at_best(self, seen: Cost, work: Work, bound: Point) -> Point:
+        """What a candidate that was left may cost at least, when it was far behind or its energy was not looked at."""
+        time_s = max(bound.time_s, seen.time_s / (_LEFT_AT if seen.spread == math.inf else 1.0))
         model = self._costs.energy_model
-        if model is None or joules is None:
-            return math.inf
-        at_once_j = model(work, 0.0)
-        power_w = model(work, 1.0) - at_once_j
-        if at_once_j >= joules:
-            return 0.0
-        return (joules - at_once_j) / power_w if power_w > 0 else math.inf
+        if model is not None:
+            return Point(time_s, model(work, time_s))
+        if seen.energy_j is None:
+            return Point(time_s, bound.energy_j if seen.energy_source is None else math.inf)
+        return Point(time_s, seen.energy_j / _LEFT_AT)
 
-    def _judge(self) -> Objective | None:
-        """The objective, where being worse in time (and energy, where that counts) rules a candidate out."""
+    @property
+    def judges(self) -> bool:
+        """Whether being worse in time (and energy, where that counts) rules a candidate out."""
         objective = self._costs.objective
-        if objective is None or not objective.monotone or objective.bounds.max_power_w is not None:
+        return objective is not None and objective.monotone and objective.bounds.max_power_w is None
+
+    def prefers(self, rival: Point, candidate: Point) -> bool:
+        """See `joulec.profiler.rivalry.Rivalry`."""
+        objective = self._costs.objective
+        if objective is None:
+            return False
+        slower = candidate.time_s > rival.time_s
+        return slower and (not objective.uses_energy or candidate.energy_j > rival.energy_j)
+
+    def known(self, candidate: Candidate) -> Sequence[Cost]:
+        """See `joulec.profiler.rivalry.Rivalry`."""
+        return self._costs_of_rivals(candidate.key)
+
+    def pacemaker(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        """See `joulec.profiler.rivalry.Rivalry`: the fastest."""
+        entering = {candidate.key for candidate in candidates}
+        spec, _ = self._entrants[candidates[0].key]
+        known = {key: self._known.get(key) for key in self._rivals[spec] if key not in entering}
+        full = {key: one for key, one in known.items() if isinstance(one, Cost) and not unfinished(one, self.judges)}
+        if not full:
             return None
-        return None if objective.uses_energy and self._costs.energy_model is None else objective
+        best = min(full, key=lambda key: full[key].time_s)
+        return self._costs.backend.candidate(*self._entrants[best])
+
+    def _costs_of_rivals(self, key: CostKey) -> list[Cost]:
+        spec, _ = self._entrants[key]
+        rivals = (self._known.get(other) for other in self._rivals[spec] if other != key)
+        return [rival for rival in rivals if isinstance(rival, Cost)]
+
+
+def _point(cost: Cost) -> Point:
+    return Point(cost.time_s, math.inf if cost.energy_j is None else cost.energy_j)
 
 
 @dataclass

@@ -36,12 +36,12 @@ def fakes():
 def make_candidate():
     """Candidates whose builder is a function of ``fake_workloads``."""
 
-    def make(function, payload=None, name="", protocol=QUICK, source="estimated"):
+    def make(function, payload=None, name="", protocol=QUICK, source="estimated", shapes=""):
         key = CostKey(
             operator="test",
             attributes="",
             epilogue="",
-            shapes="",
+            shapes=shapes,
             layouts="",
             placement="own",
             algorithm=name or function,

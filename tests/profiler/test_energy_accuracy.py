@@ -6,12 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
+from racing import measure, quiet
 
 from joulec.profiler.candidate import NO_WORK
-from joulec.profiler.contention import Contention
 from joulec.profiler.meters.nvml import NvmlMeter
-from joulec.profiler.power import PowerWindows, idle_power_w
+from joulec.profiler.power import MeanPower, idle_power_w
 from joulec.profiler.protocol import Adaptive, Paper
+from joulec.profiler.stand import Gauge, LocalStand
 
 ROWS = Path(__file__).parents[3] / "shared/data/mlsys20_costs.txt"
 
@@ -48,11 +49,8 @@ class Kernel:
 
 def _measure(gpu, protocol, kernel, sensor):
     meter = NvmlMeter(0, gpu.time.clock, sensor=sensor, every=gpu.time.every)
-    options = {}
-    if isinstance(protocol, Adaptive):
-        options = {"contention": lambda: Contention(0, 0.0), "sleep": kernel.sleep}
     try:
-        return protocol.measure(kernel, meter, NO_WORK, gpu.time.clock, **options)
+        return measure(protocol, kernel, meter, NO_WORK, gpu.time.clock, contention=quiet, sleep=kernel.sleep)
     finally:
         kernel.rest()
         meter.close()
@@ -112,11 +110,14 @@ def test_a_throttled_window_is_measured_again(gpu):
     gpu.add("throttle 32")
     gpu.add("throttle 0", at_s=gpu.time.now_s + 1.2)
     meter = NvmlMeter(0, gpu.time.clock, every=gpu.time.every)
-    windows = PowerWindows(clock=gpu.time.clock, sleep=kernel.sleep)
-    assert windows.mean_w(kernel, meter, NO_WORK, 1e-3) == pytest.approx(200, rel=0.02)
+    stand = LocalStand(kernel, meter, NO_WORK, gpu.time.clock, quiet, kernel.sleep)
+    power = MeanPower(Gauge.of(meter), precision=0.02, budget_s=6)
+    power.measure(stand, 1e-3)
+    assert power.mean_w == pytest.approx(200, rel=0.02)
     assert gpu.time.slept_s == 1.0
     gpu.add("throttle 32")
-    assert windows.mean_w(kernel, meter, NO_WORK, 1e-3) == pytest.approx(200, rel=0.02)
+    power.measure(stand, 1e-3)
+    assert power.mean_w == pytest.approx(200, rel=0.02)
     assert gpu.time.slept_s == 4.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -15,8 +16,9 @@ import pytest
 from joulec.costdb.cost import Cost, Failure
 from joulec.costdb.memory import MemoryStore
 from joulec.costdb.open import open_store
-from joulec.profiler.harness import Harness, HarnessError, Limits, profile
+from joulec.profiler.harness import Harness, HarnessError, Limits
 from joulec.profiler.meter import MeterError
+from joulec.profiler.profiling import profile
 from joulec.profiler.protocol import Adaptive
 from joulec.profiler.retry import RetryingStore
 
@@ -80,12 +82,13 @@ def test_each_failure_has_its_kind_and_the_rest_goes_on(
     make_harness, make_candidate, store, function, payload, kind, reason
 ):
     bad, good = make_candidate(function, payload), make_candidate("busy", 1e-4)
-    outcomes = [m.outcome for m in make_harness().measure([bad, good])]
-    assert isinstance(outcomes[0], Failure)
-    assert outcomes[0].kind == kind
-    assert reason in outcomes[0].reason
-    assert isinstance(outcomes[1], Cost)
-    assert store.get_many([bad.key, good.key]) == {bad.key: outcomes[0], good.key: outcomes[1]}
+    outcomes = {m.key: m.outcome for m in make_harness().measure([bad, good])}
+    failure, cost = outcomes[bad.key], outcomes[good.key]
+    assert isinstance(failure, Failure)
+    assert failure.kind == kind
+    assert reason in failure.reason
+    assert isinstance(cost, Cost)
+    assert store.get_many([bad.key, good.key]) == {bad.key: failure, good.key: cost}
 
 
 def test_a_crash_reports_what_the_worker_wrote_last(make_harness, make_candidate):
@@ -112,7 +115,7 @@ def test_a_hang_ends_at_its_limit(make_harness, make_candidate, function, limits
 
 def test_a_memory_hog_meets_its_limit(make_harness, make_candidate):
     harness = make_harness(limits=Limits(memory_bytes=512 << 20))
-    hog, good = harness.measure([make_candidate("memory_hog"), make_candidate("busy", 1e-4)])
+    good, hog = harness.measure([make_candidate("memory_hog"), make_candidate("busy", 1e-4)])
     assert hog.outcome.kind == "memory"
     assert "MemoryError" in hog.outcome.reason
     assert isinstance(good.outcome, Cost)
@@ -132,17 +135,14 @@ def test_each_outcome_is_stored_before_it_is_announced(make_harness, make_candid
         counts.append(len(store.get_many([c.key for c in candidates])))
 
     make_harness().measure(candidates, on_result)
-    assert counts == [1, 2, 3]
+    assert counts == [3, 3, 3]  # rivals are known together
 
 
 def test_an_interrupt_keeps_what_is_measured_and_ends_the_worker(make_harness, make_candidate, store, tmp_path):
-    first, second = make_candidate("reports_pid", str(tmp_path / "pid")), make_candidate("busy", 1e-4)
-
-    def interrupt(measurement):
-        raise KeyboardInterrupt
-
+    """It comes while one rival is known and the other is still being measured."""
+    first, second = make_candidate("busy", 1e-4), make_candidate("interrupts_parent", str(tmp_path / "pid"))
     with pytest.raises(KeyboardInterrupt):
-        make_harness().measure([first, second], interrupt)
+        make_harness().measure([first, second])
     assert set(store.get_many([first.key, second.key])) == {first.key}
     assert _wait_until(lambda: not _alive(int((tmp_path / "pid").read_text())))
 
@@ -152,26 +152,67 @@ def test_keep_going_is_asked_before_each_candidate(make_harness, make_candidate)
     measured, asked = [], []
 
     def keep_going(candidate):
-        asked.append((candidate.key, len(measured)))
+        asked.append(candidate.key)
         return candidate is not candidates[1]
 
     results = make_harness().measure(candidates, measured.append, keep_going)
-    assert asked == [(candidates[0].key, 0), (candidates[1].key, 1), (candidates[2].key, 1)]
+    assert asked == [candidate.key for candidate in candidates]
     assert [m.key for m in results] == [candidates[0].key, candidates[2].key]
 
 
-def test_a_candidate_far_behind_is_left_at_one_sample(make_harness, make_candidate, store):
+class ByTime:
+    """Candidates that are slower cannot win."""
+
+    judges = True
+
+    def prefers(self, rival, candidate):
+        return candidate.time_s > rival.time_s
+
+    def known(self, candidate):
+        return []
+
+    def pacemaker(self, candidates):
+        return None
+
+
+def test_a_candidate_far_behind_is_left_and_that_is_kept(make_harness, make_candidate, store):
     ahead, behind = make_candidate("busy", 1e-4), make_candidate("busy", 5e-3)
-    measured = []
+    found = {m.key: m for m in make_harness().measure([ahead, behind], rivalry=ByTime())}
+    assert found[ahead.key].outcome.samples >= 4
+    cost = found[behind.key].outcome
+    assert (cost.samples, cost.spread) == (1, math.inf)
+    assert cost.time_s >= 5e-3
+    assert found[behind.key].provenance["stopped"].startswith("cannot win: far behind a rival in time")
+    assert "stopped" not in found[ahead.key].provenance
+    assert store.get_many([behind.key]) == {behind.key: cost}
 
-    def give_up_s(candidate):
-        return 10 * measured[0].outcome.time_s if measured else None
 
-    make_harness().measure([ahead, behind], measured.append, give_up_s=give_up_s)
-    assert measured[0].outcome.samples >= 4
-    assert (measured[1].outcome.samples, measured[1].outcome.spread) == (1, math.inf)
-    assert measured[1].outcome.time_s >= 5e-3
-    assert store.get_many([behind.key]) == {behind.key: measured[1].outcome}
+def test_what_was_left_is_measured_where_it_may_win(make_harness, make_candidate, store):
+    ahead, behind = make_candidate("busy", 1e-4), make_candidate("busy", 5e-3)
+    harness = make_harness()
+    assert profile([ahead, behind], store, harness, rivalry=ByTime()).measured == 2
+    assert profile([ahead], store, harness, rivalry=ByTime()).measured == 0
+    assert profile([ahead, behind], store, harness).measured == 1
+    assert math.isfinite(store.get_many([behind.key])[behind.key].spread)
+    assert profile([ahead, behind], store, harness).measured == 0
+
+
+def test_rivals_take_turns_forth_and_back(make_harness, make_candidate, tmp_path):
+    """Real processes: each candidate notes when it runs."""
+    log = tmp_path / "log"
+    candidates = [make_candidate("noting", (str(log), name)) for name in "abc"]
+    costs = make_harness().measure(candidates)
+    assert all(isinstance(m.outcome, Cost) for m in costs)
+    order = "".join(name for name, _ in itertools.groupby(log.read_text()))
+    assert order.startswith("abc" + "abc" + "ba"), "warmed up, forth and back"
+
+
+def test_a_crash_in_a_race_costs_the_others_nothing_but_a_new_worker(make_harness, make_candidate):
+    crash = make_candidate("crashes_later", None)
+    others = [make_candidate("busy", 1e-4 * n) for n in (1, 2)]
+    found = {m.key: m.outcome for m in make_harness().measure([others[0], crash, others[1]])}
+    assert found[crash.key].kind == "crash"
+    assert [found[other.key].time_s >= 1e-4 * n for n, other in enumerate(others, 1)] == [True, True]
 
 
 def test_equal_keys_are_measured_once(make_harness, make_candidate):
@@ -239,7 +280,7 @@ def test_what_cannot_be_loaded_is_the_callers_fault_and_is_not_stored(
 
 
 def test_keys_for_another_protocol_or_sensor_are_refused(make_harness, make_candidate, store):
-    with pytest.raises(HarnessError, match="adaptive-3"):
+    with pytest.raises(HarnessError, match="adaptive-4"):
         make_harness().measure([make_candidate("busy", 1e-5, protocol=Adaptive())])
     with pytest.raises(HarnessError, match="energy from nvml"):
         make_harness().measure([make_candidate("busy", 1e-5, source="nvml")])

@@ -27,7 +27,8 @@ def candidate(function, payload):
                   protocol.version)
     return Candidate(key, "fake_workloads:" + function, payload, Work(1.0, 1.0), function)
 harness = Harness(MemoryStore(), fake_workloads.meter, protocol=protocol, threads=1)
-for measurement in harness.measure([candidate(*c) for c in {candidates!r}]):
+for described in {candidates!r}:
+    (measurement,) = harness.measure([candidate(*described)])
     sys.stdout.write(repr(measurement.outcome) + "\\n")
     sys.stdout.flush()
 harness.close()

@@ -7,8 +7,8 @@ import threading
 
 from joulec.costdb.cost import Cost, Measurement
 from joulec.costdb.open import open_store
-from joulec.profiler.harness import profile
-from joulec.profiler.sharing import claim, turn
+from joulec.profiler.profiling import profile
+from joulec.profiler.sharing import claim, rivals, turn
 
 COST = Cost(1.0, 2.0, "measured", "estimated")
 
@@ -19,7 +19,7 @@ class RecordingHarness:
     def __init__(self, store, name, log, busy):
         self.store, self.name, self.log, self.busy = store, name, log, busy
 
-    def measure(self, candidates, on_result, keep_going, give_up_s):
+    def measure(self, candidates, on_result, keep_going, rivalry):
         (candidate,) = candidates
         assert self.busy.acquire(blocking=False), "two timed at once"
         self.log.append((self.name, candidate.key.parameters))
@@ -31,7 +31,7 @@ class RecordingHarness:
 
 
 def test_two_profilers_share_the_work_and_take_turns(tmp_path, make_candidate):
-    candidates = [make_candidate("busy", n) for n in range(12)]
+    candidates = [make_candidate("busy", n, shapes=str(n)) for n in range(12)]
     log, summaries, errors, busy = [], [], [], threading.Lock()
 
     def work(name):
@@ -56,10 +56,10 @@ def test_two_profilers_share_the_work_and_take_turns(tmp_path, make_candidate):
 
 
 def test_what_another_has_claimed_is_learnt_from_it(tmp_path, make_candidate):
-    mine, theirs = make_candidate("busy", 1), make_candidate("busy", 2)
+    mine, theirs = make_candidate("busy", 1, shapes="1"), make_candidate("busy", 2, shapes="2")
     log, known = [], {}
     with open_store(str(tmp_path / "costs.db")) as store, open_store(str(tmp_path / "costs.db")) as other:
-        holder = claim(other, theirs.key)
+        holder = claim(other, rivals(theirs.key))
         assert holder.__enter__()
 
         def finish(_):

@@ -67,10 +67,11 @@ class FakeProfiler:
     outcomes: dict
     asked: list = field(default_factory=list)
     measured: list = field(default_factory=list)
-    given_up: dict = field(default_factory=dict)
+    rivals: dict = field(default_factory=dict)
+    judge: object = None
     enough: int | None = None
 
-    def __call__(self, candidates, keep_going, learn, give_up_s):
+    def __call__(self, candidates, keep_going, learn, rivalry):
         for candidate in candidates:
             name = candidate.key.algorithm
             self.asked.append(name)
@@ -78,7 +79,8 @@ class FakeProfiler:
                 continue
             if not keep_going(candidate):
                 continue
-            self.given_up[name] = give_up_s(candidate)
+            self.rivals[name] = [rival.time_s for rival in rivalry.known(candidate)]
+            self.judge = rivalry.prefers if rivalry.judges else None
             outcome = self.outcomes[name]
             if isinstance(outcome, tuple):
                 outcome = Cost(*outcome, "measured", "estimated")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import pytest
 
-from joulec.costdb.cost import Failure
+from joulec.costdb.cost import Cost, Failure
 from joulec.passes.graph import Activation, Add, Node, Opaque, Reshape, TensorType, Value
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.costing import MeasuredCosts, RooflineCosts
@@ -14,6 +15,7 @@ from joulec.passes.search.objective import as_objective
 from joulec.passes.search.outer import OuterSearch
 from joulec.passes.search.results import SearchOptions
 from joulec.passes.search.totals import Bounds
+from joulec.profiler.entrant import Point
 
 from .measuring import CountingStore, Fake, FakeBackEnd, FakeProfiler, watts
 
@@ -209,32 +211,78 @@ class TestSkipping:
         assert "other" in profiler.measured
 
 
-class TestGivingUp:
-    """Beyond which time a candidate is not worth thoroughness."""
+class TestRivalry:
+    """Who is certainly preferred to whom, given the most that the one and the least that the other costs."""
 
     TABLE: ClassVar = {str(RELU.op): (Fake("first", 0.1, 1.0), Fake("second", 0.1, 1.0))}
+    BOTH: ClassVar = (Point(1.0, 4.0), Point(1.5, 5.0))
+    SLOWER: ClassVar = (Point(1.0, 4.0), Point(1.5, 3.0))
 
-    def limits(self, make, objective, bounds=None, model=None):
+    def profiled(self, make, objective, bounds=None, model=None):
         outcomes = {"first": (1.0, 4.0), "second": (9.0, 9.0)}
         costs, profiler = make(self.TABLE, outcomes, objective, bounds, energy_model=model)
         costs.prepare({RELU})
-        return profiler.given_up
+        return profiler
 
-    def test_by_time(self, make):
-        given = self.limits(make, "time")
-        assert given["first"] is None, "nothing is known yet"
-        assert given["second"] == pytest.approx(3.0)
+    def test_costs_of_the_same_operator_are_rivals(self, make):
+        assert self.profiled(make, "time").rivals == {"first": [], "second": [1.0]}
 
-    def test_by_time_and_energy(self, make):
-        """At one watt and one joule for the work, four joules leave three seconds."""
-        assert self.limits(make, "energy", model=watts(1.0, 1.0))["second"] == pytest.approx(3 * 3.0)
+    @pytest.mark.parametrize("objective", ["time", "time**2"])
+    def test_by_time(self, make, objective):
+        judge = self.profiled(make, objective).judge
+        assert judge(*self.BOTH)
+        assert judge(*self.SLOWER)
+        assert not judge(Point(1.0, 4.0), Point(1.0, 9.0))
+
+    @pytest.mark.parametrize("objective", ["energy", "0.3*energy + 0.7*time", "energy*time"])
+    @pytest.mark.parametrize("model", [None, watts(1.0, 1.0)], ids=["sensor", "estimate"])
+    def test_by_time_and_energy(self, make, objective, model):
+        judge = self.profiled(make, objective, model=model).judge
+        assert judge(*self.BOTH)
+        assert not judge(*self.SLOWER)
+        assert not judge(Point(1.0, math.inf), Point(9.0, 9.0)), "joules that are not known yet beat nobody"
 
     @pytest.mark.parametrize(("objective", "bounds"), [("power", None), ("time", Bounds(max_power_w=1.0))])
-    def test_never_where_being_worse_may_be_rewarded(self, make, objective, bounds):
-        assert self.limits(make, objective, bounds, watts(1.0, 1.0))["second"] is None
+    def test_nobody_judges_where_being_worse_may_be_rewarded(self, make, objective, bounds):
+        assert self.profiled(make, objective, bounds, watts(1.0, 1.0)).judge is None
 
-    def test_never_where_energy_is_measured(self, make):
-        assert self.limits(make, "energy")["second"] is None
+
+class TestLeft:
+    """Candidates that an earlier search has left before they were measured to the full."""
+
+    TABLE: ClassVar = {str(RELU.op): (Fake("quick"), Fake("left"))}
+
+    def again(self, make, cost, objective, model=None):
+        """What a search measures that finds the candidate as another has left it."""
+        costs, _ = make(self.TABLE, {"quick": Cost(1.0, 3.0, "measured", "nvml"), "left": cost}, "time")
+        costs.prepare({RELU})
+        costs, profiler = make(self.TABLE, {"quick": (1.0, 3.0), "left": (4.0, 2.0)}, objective, energy_model=model)
+        costs.prepare({RELU})
+        return profiler.measured
+
+    HOPELESS: ClassVar = Cost(4.0, None, "measured", None, math.inf, 1)
+    BOUNDED: ClassVar = Cost(4.0, None, "measured", "nvml", math.inf, 1)
+    BEHIND: ClassVar = Cost(1.2, None, "measured", None, 0.05, 5)
+
+    @pytest.mark.parametrize("left", [HOPELESS, BOUNDED, BEHIND], ids=["hopeless", "bounded", "behind"])
+    def test_are_not_measured_again_under_the_objective_that_left_them(self, make, left):
+        assert self.again(make, left, "time") == []
+
+    @pytest.mark.parametrize("left", [HOPELESS, BEHIND], ids=["hopeless", "behind"])
+    def test_are_measured_where_energy_counts_that_was_not_looked_at(self, make, left):
+        assert self.again(make, left, "energy") == ["left"]
+
+    def test_are_not_where_energy_is_known_to_be_too_much(self, make):
+        assert self.again(make, self.BOUNDED, "energy") == []
+
+    @pytest.mark.parametrize("left", [HOPELESS, BOUNDED, BEHIND], ids=["hopeless", "bounded", "behind"])
+    def test_are_measured_where_the_objective_may_reward_them(self, make, left):
+        assert self.again(make, left, "power") == ["left"]
+
+    def test_an_estimate_is_bounded_by_half_of_the_time_seen(self, make):
+        left = Cost(4.0, 8.0, "measured", "estimated", math.inf, 1)
+        assert self.again(make, left, "energy", watts(2.0)) == []
+        assert self.again(make, left, "energy", watts(1.0)) == ["left"]
 
 
 class TestEnergies:
@@ -300,14 +348,22 @@ class TestRoofline:
         assert costs.lower_bound(RELU) == (0.0, 0.0)
 
 
-def test_the_most_valuable_is_measured_first(make):
+@pytest.mark.parametrize(
+    ("hurried", "order"),
+    [
+        (False, ["relu-1", "relu-2", "tanh-1", "tanh-2", "add-1"]),
+        (True, ["relu-1", "tanh-1", "add-1", "relu-2", "tanh-2"]),
+    ],
+)
+def test_the_most_valuable_is_measured_first(make, hurried, order):
+    """Rivals one after another; where time is limited, each operator by one algorithm before any by a second."""
     table = {
         str(RELU.op): (Fake("relu-1", 1.0), Fake("relu-2", 9.0)),
         str(TANH.op): (Fake("tanh-1", 2.0), Fake("tanh-2", 2.0)),
         str(ADD.op): (Fake("add-1", 1.5),),
     }
     outcomes = dict.fromkeys(("relu-1", "relu-2", "tanh-1", "tanh-2", "add-1"), (10.0, 1.0))
-    costs, profiler = make(table, outcomes)
+    costs, profiler = make(table, outcomes, hurried=lambda: hurried)
     costs.counts = {RELU: 3}
     costs.prepare({TANH, RELU, ADD})
-    assert profiler.measured == ["relu-1", "tanh-1", "add-1", "relu-2", "tanh-2"]
+    assert profiler.measured == order

@@ -182,3 +182,55 @@ def fails_until(file):
     if not Path(file).exists():
         raise ValueError("not yet")
     return Busy(1e-5)
+
+
+class _Noting(Busy):
+    def __init__(self, file, name):
+        super().__init__(1e-4)
+        self.file, self.name = file, name
+
+    def run(self, calls):
+        with open(self.file, "a") as log:
+            log.write(self.name)
+        super().run(calls)
+
+
+def noting(payload):
+    """Writes its name to a file whenever it runs."""
+    return _Noting(*payload)
+
+
+class _CrashesLater(Busy):
+    def __init__(self):
+        super().__init__(1e-4)
+        self.runs = 0
+
+    def run(self, calls):
+        self.runs += 1
+        if self.runs > 10:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        super().run(calls)
+
+
+def crashes_later(_):
+    """Crashes after it has run for a while, unless it is built anew."""
+    return _CrashesLater()
+
+
+class _InterruptsParent(Busy):
+    def __init__(self, file):
+        super().__init__(2e-2)
+        self.file = file
+        self.end_s = time.monotonic() + 0.3
+
+    def run(self, calls):
+        if time.monotonic() > self.end_s:
+            Path(self.file).write_text(str(os.getpid()))
+            os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(60)
+        super().run(calls)
+
+
+def interrupts_parent(file):
+    """After some rounds it does to its parent what a user's Ctrl-C does."""
+    return _InterruptsParent(file)

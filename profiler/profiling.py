@@ -1,0 +1,109 @@
+"""Measuring what a store does not know, beside others who do the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
+from joulec.costdb.store import CostStore
+from joulec.profiler.candidate import Candidate
+from joulec.profiler.harness import Harness
+from joulec.profiler.rivalry import Rivalry, unfinished
+from joulec.profiler.sharing import POLL_S, claim, rivals, turn
+
+
+@dataclass(frozen=True)
+class ProfilingSummary:
+    """What came of a set of candidates, counted by distinct key.
+
+    Attributes:
+        measured: costs found now.
+        reused: outcomes that the store already held; a failure known from before is not tried again.
+        failed: failures found now.
+        seconds: wall-clock seconds spent.
+        unknown: skipped, so still without an outcome.
+    """
+
+    measured: int
+    reused: int
+    failed: int
+    seconds: float
+    unknown: int = 0
+
+
+def profile(
+    candidates: Sequence[Candidate],
+    store: CostStore,
+    harness: Harness,
+    on_result: Callable[[Measurement], None] | None = None,
+    keep_going: Callable[[Candidate], bool] | None = None,
+    rivalry: Rivalry | None = None,
+    on_known: Callable[[CostKey, Cost | Failure], None] | None = None,
+) -> ProfilingSummary:
+    """Measure the candidates that the store (the harness's own) does not know to the full; one look-up for all.
+
+    Rivals (the same operator and shapes on the same device) that follow each other are measured in turns. Others may do
+    the same with the same database: rivals are claimed together before they are measured, and what another is measuring
+    is left for later, when most often it is known. On one device all take turns.
+
+    Args:
+        on_known: called with each outcome that another process has found meanwhile.
+        Others: see `Harness.measure`; ``keep_going`` is asked while waiting too.
+
+    Raises:
+        As `Harness.measure`.
+    """
+    begun_s = time.monotonic()
+    wanted = {candidate.key: candidate for candidate in candidates}
+    judges = rivalry is not None and rivalry.judges
+
+    def finished(keys: Iterable[CostKey]) -> dict[CostKey, Cost | Failure]:
+        return {key: found for key, found in store.get_many(keys).items() if not unfinished(found, judges)}
+
+    reused = len(known := finished(wanted))
+    missing = [candidate for key, candidate in wanted.items() if key not in known]
+    waiting = [list(race) for _, race in groupby(missing, key=lambda candidate: rivals(candidate.key))]
+    found: list[Measurement] = []
+    while waiting:
+        later: list[list[Candidate]] = []
+        for race in waiting:
+            entering = [candidate for candidate in race if _still(keep_going, candidate)]
+            if not entering:
+                continue
+            with claim(store, rivals(entering[0].key)) as mine:
+                if not mine:
+                    later.append(race)
+                    continue
+                others = finished([candidate.key for candidate in entering])
+                for key, outcome in others.items():
+                    reused += 1
+                    if on_known is not None:
+                        on_known(key, outcome)
+                entering = [candidate for candidate in entering if candidate.key not in others]
+                if not entering:
+                    continue
+                with turn(store, entering[0].key, partial(_still, keep_going, entering[0])) as ours:
+                    if not ours:
+                        continue
+                    pacemaker = None if rivalry is None else rivalry.pacemaker(entering)
+                    measured = harness.measure([*entering, *filter(None, [pacemaker])], on_result, keep_going, rivalry)
+                    found += [one for one in measured if pacemaker is None or one.key != pacemaker.key]
+        if len(later) == len(waiting):
+            time.sleep(POLL_S)
+        waiting = later
+    failed = sum(isinstance(measurement.outcome, Failure) for measurement in found)
+    return ProfilingSummary(
+        measured=len(found) - failed,
+        reused=reused,
+        failed=failed,
+        seconds=time.monotonic() - begun_s,
+        unknown=len(wanted) - reused - len(found),
+    )
+
+
+def _still(keep_going: Callable[[Candidate], bool] | None, candidate: Candidate) -> bool:
+    return keep_going is None or keep_going(candidate)
