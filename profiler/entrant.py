@@ -86,6 +86,7 @@ class Entrant:
         failure: what became of it, if it failed.
         stopped: why it was left before it was measured to the full; None where it was not.
         timed: whether its time is known to the precision asked for, or as well as may be.
+        spent_s: seconds of samples.
         power: its windows; None where the energy is an estimate.
     """
 
@@ -103,7 +104,7 @@ class Entrant:
         self._call_s = 0.0
         self._samples: list[float] = []
         self._undisturbed: list[float] = []
-        self._spent_s = 0.0
+        self.spent_s = 0.0
         self._summary = Summary(math.inf, math.inf, 0)
 
     @property
@@ -115,6 +116,16 @@ class Entrant:
     def complete(self) -> bool:
         """Whether all of its cost is known as well as it will be."""
         return self.running and self.timed and (self.power is None or self.power.settled)
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether any sample was."""
+        return bool(self._undisturbed)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it has as many samples as it needs at least, disturbed or not."""
+        return len(self._samples) >= max(2, self._options.least_samples)
 
     @property
     def time_s(self) -> float:
@@ -138,16 +149,14 @@ class Entrant:
         options = self._options
         self._samples += [sample.seconds for sample in taken]
         self._undisturbed += [sample.seconds for sample in taken if not sample.disturbed]
-        self._spent_s += self._calls * sum(sample.seconds for sample in taken)
+        self.spent_s += self._calls * sum(sample.seconds for sample in taken)
         least = max(2, options.least_samples)
         quiet = len(self._undisturbed) >= least
         self._summary = summarise(self._undisturbed if quiet else self._samples)
-        if quiet and self._spent_s >= min(options.least_s, options.budget_s):
+        if quiet and self.spent_s >= min(options.least_s, options.budget_s):
             summary = self._summary
             enough = summary.kept >= least and summary.kept * self._calls * summary.mean_s >= options.least_s
             self.timed = self.timed or (enough and summary.spread <= options.precision)
-        patience_s = options.budget_s if self._undisturbed else min(options.patience_s, options.budget_s)
-        self.timed = self.timed or (self._spent_s >= patience_s and len(self._samples) >= least)
 
     def gauge_power(self) -> None:
         """A block of windows."""

@@ -74,11 +74,13 @@ class Race:
                 entrant.failure = failed.failure
 
     def _time(self) -> None:
-        """Rounds of samples."""
+        """Rounds of samples, until every time is known or as well as may be."""
         rounds = 0
         while running := self._running():
             alone = len(running) == 1
-            if all(entrant.timed for entrant in running) and (alone or rounds % 2 == 0):
+            if (alone or rounds % 2 == 0) and (all(one.timed for one in running) or self._spent(running)):
+                for entrant in running:
+                    entrant.timed = True
                 return
             if rounds:
                 self._on_round()
@@ -88,6 +90,14 @@ class Race:
                     self._give_up([entrant])
             rounds += 1
             self._give_up(self._running())
+
+    def _spent(self, running: Sequence[Entrant]) -> bool:
+        """Whether the budget is spent: one for all, as their rounds are."""
+        options = self._options
+        quiet = any(entrant.undisturbed for entrant in running)
+        budget_s = options.budget_s if quiet else min(options.patience_s, options.budget_s)
+        mean_s = sum(entrant.spent_s for entrant in running) / len(running)
+        return mean_s >= budget_s and all(entrant.sampled for entrant in running)
 
     def _gauge(self) -> None:
         """Rounds of windows: one each, and another where energies are too near each other to be told apart."""
