@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from joulec.runtime.policies.protocol import Configuration, Decision, Predictions, Space, State, Telemetry
-from joulec.runtime.policies.surrogate import Surrogate
+from joulec.runtime.policies.protocol import Decision, Predictions, Space, State, Telemetry
+from joulec.runtime.policies.surrogate import Floats, Surrogate, kernel
+from joulec.runtime.policies.visit import Noise, Visit
 
 _SURE = 3.0  # standard deviations of what is not known of a configuration, before it is chosen
-_SCATTER = 1.7  # of the readings' scatter, before it is chosen
-_SCATTER_STAY = 1.4  # of the same, while it stays: the difference is the hysteresis
-_PROBE = 0.1  # least chance of keeping to the cap, for a try that may fail
-_GAIN = 1.004  # a faster one must be faster by this factor
-_PROBE_GAIN = 0.008
+_SCATTER = 1.6  # of a reading, before it is chosen
+_SCATTER_STAY = 1.3  # of the same, while it stays: the difference is the hysteresis
+_SCATTER_DROP = 2.5  # of the same, where the cap has fallen
+_UNLIKELY = -2.1  # standard deviations beneath the cap: of keeping to it the chance is 3%, the least for a try
+_GAIN = math.log(1.004)  # a faster one must be faster by this factor
+_TRY_GAIN = math.log(1.008)
 _BUDGET_S = 0.6  # seconds above the cap that tries may cost, and the share of time on top
 _BUDGET_SHARE = 0.002
-_TIME_NOISE = 0.02
+_LITTLE_S = 0.02
+_TIME_VAR = 0.02**2
+_FIRST = 4  # readings of a configuration that are looked at one by one
 _REVIEW = 4  # readings between two reviews of a choice that stands
+_SHORT = 0.2  # of the sensor's window: batches whose readings all average over several
+_SURPRISE = 6.0  # a reading so many of its standard deviations away, twice, says that the load has changed
+
+_FASTEST = "highest throughput beneath the cap"
 
 
 class FrontierPolicy:
@@ -55,123 +62,190 @@ class FrontierPolicy:
         self._index = {item: index for index, item in enumerate(self._all)}
         self._batches = np.array([item.batch for item in self._all])
         self._log_batches = np.log(self._batches)
-        self._power = Surrogate(
-            self._all, [entry.power_w for entry in entries], error=predictions.error, drift=0.002, own=0.02
-        )
-        self._time = Surrogate(
-            self._all, [entry.time_s for entry in entries], error=predictions.error, drift=0.001, own=0.02
-        )
+        prior, error = kernel(self._all), predictions.error
+        self._power = Surrogate(prior, [entry.power_w for entry in entries], error=error, drift=0.002)
+        self._time = Surrogate(prior, [entry.time_s for entry in entries], error=error, drift=0.001)
         self._slo = math.inf if latency_slo_s is None else math.log(latency_slo_s)
         self._largest: int | None = None
-        self._scatter_var = 0.01**2
-        self._cap_w = math.nan
-        self._counts = np.zeros(len(self._all), dtype=np.int64)
+        self._refused: Floats | None = None  # minus infinity for batch sizes above the largest allowed
+        self._noise = Noise()
+        self._visit = Visit()
+        self._seen: int | None = None  # the configuration whose visit that is
+        self._known: set[int] = set()
         self._here = 0
+        self._surprises = 0
+        self._cap_w = math.nan
+        self._cap = math.nan
         self._spent_s = 0.0
         self._t_s = 0.0
         self._sensor_s = 0.1
-        safest = int(np.argmin(self._power.mean()))
-        self._current = safest
-        self.decision = Decision(self._all[safest], "searching", "start at the least predicted power")
+        self._current = int(np.argmin(self._power.known()[0]))
+        self._decisions: dict[tuple[int, State, str], Decision] = {}
+        self.decision = self._say(self._current, "searching", "start at the least predicted power")
 
     def step(self, telemetry: Telemetry, cap_w: float) -> Decision:
+        fallen = cap_w < self._cap_w
         changed = cap_w != self._cap_w or telemetry.largest != self._largest
-        self._cap_w, self._largest = cap_w, telemetry.largest
+        if changed:
+            self._cap_w, self._cap, self._largest = cap_w, math.log(cap_w), telemetry.largest
+            self._refuse()
         self._t_s = telemetry.t_s
         self._sensor_s = telemetry.sensor_window_s or self._sensor_s
+        self._power.pass_time(telemetry.seconds)
+        self._time.pass_time(telemetry.seconds)
         observed = self._observe(telemetry)
         if changed:
-            self._choose(jump=True)
+            self._choose(_SCATTER_DROP if fallen else _SCATTER, jump=True)
         elif observed == self._current:
             self._here += 1
-            if self._here <= _REVIEW or self._here % _REVIEW == 0 or self._exceeds():
-                self._choose(jump=False)
+            if self._here <= _FIRST or self._here % _REVIEW == 0 or self._exceeds():
+                self._choose(_SCATTER, jump=False)
         return self.decision
+
+    def _refuse(self) -> None:
+        """Batch sizes above the largest allowed; the smallest is always allowed."""
+        self._refused = None
+        if self._largest is not None:
+            allowed = self._batches <= max(self._largest, int(self._batches.min()))
+            self._refused = np.where(allowed, 0.0, -np.inf)
 
     def _observe(self, telemetry: Telemetry) -> int | None:
         """Learn; which configuration was seen."""
-        ran, highest_w = telemetry.configuration, telemetry.highest_w
+        ran, power_w, highest_w = telemetry.configuration, telemetry.power_w, telemetry.highest_w
         index = None if ran is None else self._index.get(ran)
-        if index is None or highest_w is None or highest_w <= 0 or not telemetry.readings:
+        if index is None or power_w is None or highest_w is None or power_w <= 0 or not telemetry.readings:
             return None
-        count = int(self._counts[index])
-        self._counts[index] = count + 1
-        score = self._power.observe(index, highest_w, self._scatter_var, telemetry.seconds)
-        if count > 4:
-            fresh = min(score * score, 9.0) * self._scatter_var
-            self._scatter_var = min(max(0.98 * self._scatter_var + 0.02 * fresh, 1e-6), 0.05**2)
-        if telemetry.batch_s and (count < 20 or count % 16 == 0):
-            noise = _TIME_NOISE**2 / max(1, min(telemetry.batches, 16))
-            self._time.observe(index, telemetry.batch_s, noise, telemetry.seconds)
-        if highest_w > self._cap_w:
+        if index != self._seen:
+            self._leave()
+            self._arrive(index)
+        mean, highest = math.log(power_w), math.log(highest_w)
+        self._compare(mean)
+        visit = self._visit
+        visit.add(mean, highest, telemetry.readings)
+        if telemetry.batch_s:
+            visit.add_batches(telemetry.batches, telemetry.batch_s)
+        if visit.single and visit.single % 16 == 0:
+            self._noise.learn(visit, short=visit.batch_s < _SHORT * self._sensor_s)
+        if highest > self._cap and visit.count <= 2 * _FIRST:
             self._spent_s += telemetry.seconds
         return index
 
+    def _arrive(self, index: int) -> None:
+        self._seen, self._visit, self._surprises = index, Visit(), 0
+        self._power.arrive(index)
+        self._time.arrive(index)
+
+    def _leave(self) -> None:
+        """Keep what was seen of the one that ran until now."""
+        if self._seen is None:
+            return
+        self._power.commit(*self._read_power())
+        if self._visit.batches:
+            self._time.commit(*self._read_time())
+        self._known.add(self._seen)
+
+    def _compare(self, mean: float) -> None:
+        """Two readings in a row far from all before: the load has changed, so what is known of all is less sure."""
+        visit = self._visit
+        away = abs(mean - visit.mean)
+        expected = max(self._noise.deviation, math.sqrt(visit.variance))
+        if visit.count < 2 * _FIRST or away < _SURPRISE * expected:
+            self._surprises = 0
+            return
+        self._surprises += 1
+        if self._surprises == 2:
+            index = self._seen
+            assert index is not None
+            self._leave()
+            self._power.loosen(away)
+            self._arrive(index)
+
+    def _read_power(self) -> tuple[float, float]:
+        """Logarithm of the highest power of the one that runs, and the variance of that."""
+        return self._visit.power(self._noise.deviation, self._visit.batch_s / self._sensor_s)
+
+    def _read_time(self) -> tuple[float, float]:
+        return math.log(self._visit.batch_s), _TIME_VAR / self._visit.batches
+
     def _exceeds(self) -> bool:
         """Whether the current one no longer keeps to the cap."""
-        mean, deviation = self._power.expected(self._current)
-        return mean + deviation + _SCATTER_STAY * math.sqrt(self._scatter_var) > math.log(self._cap_w)
+        mean, deviation = self._power.here(*self._read_power())
+        return mean + deviation + _SCATTER_STAY * self._noise.deviation > self._cap
 
-    def _choose(self, *, jump: bool) -> None:
-        power, unknown = self._power.mean(), self._power.deviation()
-        time = self._time.mean()
-        cap, scatter = math.log(self._cap_w), math.sqrt(self._scatter_var)
-        allowed = np.ones(len(power), dtype=bool)
-        if self._largest is not None:
-            allowed = self._batches <= max(self._largest, int(self._batches.min()))
-        if self._slo < math.inf:
-            allowed &= time + 2 * self._time.deviation() <= self._slo
-            if not allowed.any():
-                allowed = time <= time.min()
-        rate = np.where(allowed, self._log_batches - time, -np.inf)
-        fits = power + _SURE * unknown + _SCATTER * scatter <= cap
-        current = self._current
-        stays = not jump and bool(allowed[current])
-        stays = stays and power[current] + unknown[current] + _SCATTER_STAY * scatter <= cap
-        best = int(np.argmax(np.where(fits, rate, -np.inf)))
-        found = bool(fits[best] and allowed[best])
-        if stays and (not found or rate[best] < rate[current] + math.log(_GAIN)):
-            self._probe(power, unknown, rate, cap - scatter)
-        elif found:
-            self._go(best, "settled" if best == current else "searching", "highest throughput beneath the cap")
+    def _choose(self, scatter: float, *, jump: bool) -> None:
+        if self._visit.count:
+            power, unknown = self._power.expected(*self._read_power())
         else:
-            self._least(np.where(allowed, power, np.inf), cap)
+            power, unknown = self._power.known()
+        if self._slo < math.inf:
+            time = self._in_time()
+        elif self._visit.batches:
+            time = self._time.means(*self._read_time())
+        else:
+            time = self._time.known()[0]
+        rate = self._log_batches - time
+        if self._refused is not None:
+            rate = rate + self._refused
+        noise, current, cap = self._noise.deviation, self._current, self._cap
+        room = (cap - scatter * noise) - power
+        sure = np.where(room >= _SURE * unknown, rate, -math.inf)
+        best = int(sure.argmax())
+        found = sure[best] > -math.inf
+        stays = not jump and rate[current] > -math.inf
+        stays = stays and power[current] + unknown[current] + _SCATTER_STAY * noise <= cap
+        if stays and (not found or rate[best] < rate[current] + _GAIN):
+            self._try(rate, room + (scatter - 1) * noise, unknown)
+        elif found:
+            self._go(best, "settled" if best == current else "searching", _FASTEST)
+        else:
+            self._least(np.where(rate > -math.inf, power, math.inf))
 
-    def _least(self, power: npt.NDArray[np.float64], cap: float) -> None:
+    def _in_time(self) -> Floats:
+        """Times; infinite where the tail exceeds the objective, unless it does everywhere."""
+        read = self._read_time() if self._visit.batches else None
+        time, unknown = self._time.known() if read is None else self._time.expected(*read)
+        allowed = time + 2 * unknown <= self._slo
+        if not allowed.any():
+            allowed = time <= time.min()
+        late: Floats = np.where(allowed, time, math.inf)
+        return late
+
+    def _least(self, power: Floats) -> None:
         """Nothing is sure to fit: the one of least power."""
-        least = int(np.argmin(power))
-        above = power[least] > cap and self._counts[least] > 0
+        least = int(power.argmin())
+        above = power[least] > self._cap and (least in self._known or least == self._seen)
         self._go(least, "smallest" if above else "searching", "least power; nothing is sure to keep to the cap")
 
-    def _probe(
-        self,
-        power: npt.NDArray[np.float64],
-        unknown: npt.NDArray[np.float64],
-        rate: npt.NDArray[np.float64],
-        cap: float,
-    ) -> None:
+    def _try(self, rate: Floats, room: Floats, unknown: Floats) -> None:
         """Stay, or try one that is faster and may fit."""
         current = self._current
         if self._here >= 3:
-            gain = np.exp(np.minimum(rate - rate[current], 3.0)) - 1
-            chance = 1 / (1 + np.exp(np.clip(-1.7 * (cap - power) / unknown, -30.0, 30.0)))  # of keeping to the cap
-            batch_s = self._batches / np.exp(np.maximum(rate, -50.0))
-            cost_s = (1 - chance) * (2 * batch_s + 2 * self._sensor_s)
-            left_s = _BUDGET_S + _BUDGET_SHARE * self._t_s - self._spent_s
-            worth = np.where((gain > _PROBE_GAIN) & (chance > _PROBE) & (cost_s <= left_s), gain * chance, 0.0)
-            index = int(np.argmax(worth))
-            if worth[index] > 0:
+            likely = (rate > rate[current] + _TRY_GAIN) & (room > _UNLIKELY * unknown)
+            index = self._worth(likely.nonzero()[0], rate, room, unknown) if likely.any() else None
+            if index is not None:
                 self._go(index, "searching", "faster, and it may keep to the cap")
                 return
         if self.decision.state != "settled":
-            self.decision = Decision(self._all[current], "settled", "highest throughput beneath the cap")
+            self.decision = self._say(current, "settled", _FASTEST)
+
+    def _worth(self, indices: npt.NDArray[np.intp], rate: Floats, room: Floats, unknown: Floats) -> int | None:
+        """Which try brings the most for each second that it is expected to cost above the cap; None where none may."""
+        gain = np.exp(np.minimum(rate[indices] - rate[self._current], 3.0)) - 1
+        chance = 1 / (1 + np.exp(np.minimum(-1.7 * room[indices] / unknown[indices], 30.0)))
+        batch_s = self._batches[indices] * np.exp(-rate[indices])
+        cost_s = (1 - chance) * (2 * batch_s + 2 * self._sensor_s)
+        left_s = _BUDGET_S + _BUDGET_SHARE * self._t_s - self._spent_s
+        worth = np.where(cost_s <= left_s, gain * chance / (cost_s + _LITTLE_S), 0.0)
+        best = int(worth.argmax())
+        return int(indices[best]) if worth[best] > 0 else None
 
     def _go(self, index: int, state: State, reason: str) -> None:
         if index != self._current:
             self._here = 0
         self._current = index
-        configuration: Configuration = self._all[index]
-        if self.decision.configuration == configuration:
-            self.decision = replace(self.decision, state=state, reason=reason)
-        else:
-            self.decision = Decision(configuration, state, reason)
+        self.decision = self._say(index, state, reason)
+
+    def _say(self, index: int, state: State, reason: str) -> Decision:
+        if (index, state, reason) not in self._decisions:
+            self._decisions[index, state, reason] = Decision(self._all[index], state, reason)
+        return self._decisions[index, state, reason]
