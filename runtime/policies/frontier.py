@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from joulec.runtime.policies.protocol import Decision, Predictions, Space, State, Telemetry
 from joulec.runtime.policies.surrogate import Floats, Surrogate, kernel
-from joulec.runtime.policies.visit import Noise, Visit
+from joulec.runtime.policies.visit import SHORT, Noise, Visit
 
 _SURE = 3.0  # standard deviations of what is not known of a configuration, before it is chosen
 _SCATTER = 1.6  # of a reading, before it is chosen
@@ -21,10 +21,12 @@ _TRY_GAIN = math.log(1.008)
 _BUDGET_S = 0.6  # seconds above the cap that tries may cost, and the share of time on top
 _BUDGET_SHARE = 0.002
 _LITTLE_S = 0.02
+_TRIAL = 12  # readings after which a configuration that was tried counts as known
+_LEFT = 0.5  # standard deviations of what is not known, before the current one is left
+_FIRST_WAIT_S = 2.0
 _TIME_VAR = 0.02**2
 _FIRST = 4  # readings of a configuration that are looked at one by one
 _REVIEW = 4  # readings between two reviews of a choice that stands
-_SHORT = 0.2  # of the sensor's window: batches whose readings all average over several
 _SURPRISE = 6.0  # a reading so many of its standard deviations away, twice, says that the load has changed
 
 _FASTEST = "highest throughput beneath the cap"
@@ -74,6 +76,10 @@ class FrontierPolicy:
         self._known: set[int] = set()
         self._here = 0
         self._surprises = 0
+        self._last: float | None = None  # reading, in logarithms
+        self._highest = -math.inf
+        self._until_s = np.zeros(len(self._all))  # when a configuration that exceeded the cap may be tried again
+        self._wait_s: dict[int, float] = {}
         self._cap_w = math.nan
         self._cap = math.nan
         self._spent_s = 0.0
@@ -89,6 +95,8 @@ class FrontierPolicy:
         if changed:
             self._cap_w, self._cap, self._largest = cap_w, math.log(cap_w), telemetry.largest
             self._refuse()
+            self._until_s[:] = 0.0
+            self._wait_s.clear()
         self._t_s = telemetry.t_s
         self._sensor_s = telemetry.sensor_window_s or self._sensor_s
         self._power.pass_time(telemetry.seconds)
@@ -98,7 +106,7 @@ class FrontierPolicy:
             self._choose(_SCATTER_DROP if fallen else _SCATTER, jump=True)
         elif observed == self._current:
             self._here += 1
-            if self._here <= _FIRST or self._here % _REVIEW == 0 or self._exceeds():
+            if self._here <= _FIRST or self._here % _REVIEW == 0 or self._exceeds(*self._power.here(*self._read_power())):
                 self._choose(_SCATTER, jump=False)
         return self.decision
 
@@ -119,19 +127,23 @@ class FrontierPolicy:
             self._leave()
             self._arrive(index)
         mean, highest = math.log(power_w), math.log(highest_w)
+        if telemetry.readings == 1 and telemetry.seconds < 0.6 * self._sensor_s:  # a reading is less than a window
+            last, self._last = self._last, mean
+            mean = highest = mean if last is None else (last + mean) / 2
+        self._highest = highest
         self._compare(mean)
         visit = self._visit
         visit.add(mean, highest, telemetry.readings)
         if telemetry.batch_s:
             visit.add_batches(telemetry.batches, telemetry.batch_s)
         if visit.single and visit.single % 16 == 0:
-            self._noise.learn(visit, short=visit.batch_s < _SHORT * self._sensor_s)
+            self._noise.learn(visit, short=visit.batch_s < 0.5 * SHORT * self._sensor_s)
         if highest > self._cap and visit.count <= 2 * _FIRST:
             self._spent_s += telemetry.seconds
         return index
 
     def _arrive(self, index: int) -> None:
-        self._seen, self._visit, self._surprises = index, Visit(), 0
+        self._seen, self._visit, self._surprises, self._last = index, Visit(), 0, None
         self._power.arrive(index)
         self._time.arrive(index)
 
@@ -167,10 +179,11 @@ class FrontierPolicy:
     def _read_time(self) -> tuple[float, float]:
         return math.log(self._visit.batch_s), _TIME_VAR / self._visit.batches
 
-    def _exceeds(self) -> bool:
-        """Whether the current one no longer keeps to the cap."""
-        mean, deviation = self._power.here(*self._read_power())
-        return mean + deviation + _SCATTER_STAY * self._noise.deviation > self._cap
+    def _exceeds(self, mean: float, deviation: float) -> bool:
+        """Whether the current one no longer keeps to the cap. One that is being tried is left when it is seen not to."""
+        if self._visit.count < _TRIAL and self._seen == self._current:
+            return self._highest > self._cap or mean - deviation > self._cap
+        return mean + _LEFT * deviation + _SCATTER_STAY * self._noise.deviation > self._cap
 
     def _choose(self, scatter: float, *, jump: bool) -> None:
         if self._visit.count:
@@ -192,9 +205,11 @@ class FrontierPolicy:
         best = int(sure.argmax())
         found = sure[best] > -math.inf
         stays = not jump and rate[current] > -math.inf
-        stays = stays and power[current] + unknown[current] + _SCATTER_STAY * noise <= cap
+        stays = stays and not self._exceeds(float(power[current]), float(unknown[current]))
+        if not jump and not stays:
+            self._back_off()
         if stays and (not found or rate[best] < rate[current] + _GAIN):
-            self._try(rate, room + (scatter - 1) * noise, unknown)
+            self._try(rate, room + (scatter - _SCATTER_STAY) * noise, unknown)
         elif found:
             self._go(best, "settled" if best == current else "searching", _FASTEST)
         else:
@@ -220,24 +235,37 @@ class FrontierPolicy:
         """Stay, or try one that is faster and may fit."""
         current = self._current
         if self._here >= 3:
-            likely = (rate > rate[current] + _TRY_GAIN) & (room > _UNLIKELY * unknown)
-            index = self._worth(likely.nonzero()[0], rate, room, unknown) if likely.any() else None
+            time_unknown = self._time.known()[1]
+            open_ = self._until_s <= self._t_s
+            likely = (rate + time_unknown > rate[current] + _TRY_GAIN) & (room > _UNLIKELY * unknown) & open_
+            likely[current] = False
+            index = self._worth(likely.nonzero()[0], rate, room, unknown, time_unknown) if likely.any() else None
             if index is not None:
                 self._go(index, "searching", "faster, and it may keep to the cap")
                 return
         if self.decision.state != "settled":
             self.decision = self._say(current, "settled", _FASTEST)
 
-    def _worth(self, indices: npt.NDArray[np.intp], rate: Floats, room: Floats, unknown: Floats) -> int | None:
+    def _worth(
+        self, indices: npt.NDArray[np.intp], rate: Floats, room: Floats, unknown: Floats, time_unknown: Floats
+    ) -> int | None:
         """Which try brings the most for each second that it is expected to cost above the cap; None where none may."""
-        gain = np.exp(np.minimum(rate[indices] - rate[self._current], 3.0)) - 1
+        spread = 0.55 * time_unknown[indices]
+        ahead = np.minimum(rate[indices] - rate[self._current], 3.0)
+        gain = spread * np.log1p(np.exp(np.minimum(ahead / spread, 30.0)))  # expected, where it may also be slower
+        gain = np.maximum(gain, ahead)
         chance = 1 / (1 + np.exp(np.minimum(-1.7 * room[indices] / unknown[indices], 30.0)))
         batch_s = self._batches[indices] * np.exp(-rate[indices])
-        cost_s = (1 - chance) * (2 * batch_s + 2 * self._sensor_s)
+        cost_s = (1 - chance) * (batch_s + 2 * self._sensor_s)
         left_s = _BUDGET_S + _BUDGET_SHARE * self._t_s - self._spent_s
-        worth = np.where(cost_s <= left_s, gain * chance / (cost_s + _LITTLE_S), 0.0)
+        worth = np.where((cost_s <= left_s) & (gain > _TRY_GAIN), gain * chance / (cost_s + _LITTLE_S), 0.0)
         best = int(worth.argmax())
         return int(indices[best]) if worth[best] > 0 else None
+
+    def _back_off(self) -> None:
+        """The current one exceeds the cap: it is tried again later, each time after twice as long."""
+        self._wait_s[self._current] = wait_s = 2 * self._wait_s.get(self._current, _FIRST_WAIT_S / 2)
+        self._until_s[self._current] = self._t_s + wait_s
 
     def _go(self, index: int, state: State, reason: str) -> None:
         if index != self._current:

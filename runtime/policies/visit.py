@@ -10,6 +10,7 @@ _SOLID = 16  # readings after which their scatter is believed
 _USUAL_SD = 0.008  # of a reading, before anything is known
 _USUAL_WEIGHT = 8
 _LEAST_SD, _MOST_SD = 0.002, 0.03
+SHORT = 0.1  # of the sensor's window: batches of which every reading averages over several
 _PHASES = 0.06  # how far a reading may lie beneath the highest where a batch is longer than the sensor's window
 _HIGHEST = tuple(0.56 * math.log2(count) ** 0.8 if count > 1 else 0.0 for count in range(1, 4 * _HALF + 2))
 
@@ -35,7 +36,7 @@ class Visit:
 
     A reading averages over a part of a batch or over several, so it depends on where in a batch it falls: what counts
     under a cap is the highest. Of ``count`` readings with noise the highest exceeds the true one by a known number of
-    the noise's standard deviations. Where all readings agree, their mean says the same more precisely.
+    the noise's standard deviations. Where batches are short beside the sensor's window, all readings mean the same.
     """
 
     def __init__(self) -> None:
@@ -76,7 +77,11 @@ class Visit:
             noise: standard deviation of a reading.
             phases: how long a batch is, as a share of the sensor's window.
         """
-        count = min(self._block + self._block_before, len(_HIGHEST) - 1)
-        highest = max(self._highest, self._before) - (_HIGHEST[count - 1] + 0.45) * noise
+        count = min(self._block + self._block_before, len(_HIGHEST))
+        known_var = max(noise * noise / min(count, _LONGEST), 1e-6)
+        if phases < SHORT:
+            return self.mean, known_var
+        peaks = max(count // 4, 1)  # only some readings fall upon a batch's peak
+        highest = max(self._highest, self._before) - _HIGHEST[peaks - 1] * noise
         unseen = _PHASES * min(phases, 1.0) / count
-        return max(self.mean, highest), max(noise * noise / min(count, _LONGEST) + unseen * unseen, 1e-6)
+        return max(self.mean, highest), known_var + unseen * unseen
