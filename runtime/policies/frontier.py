@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.runtime.policies.protocol import Decision, Predictions, Space, State, Telemetry
-from joulec.runtime.policies.surrogate import Floats, Surrogate, kernel
+from joulec.runtime.policies.surrogate import Floats, Surrogate
 from joulec.runtime.policies.visit import SHORT, Noise, Visit
 
+_POWER, _TIME = 0, 1  # rows of what is believed
 _SURE = 3.0  # standard deviations of what is not known of a configuration, before it is chosen
 _SCATTER = 1.6  # of a reading, before it is chosen
 _SCATTER_STAY = 1.3  # of the same, while it stays: the difference is the hysteresis
@@ -25,8 +26,9 @@ _TRIAL = 12  # readings after which a configuration that was tried counts as kno
 _LEFT = 0.5  # standard deviations of what is not known, before the current one is left
 _FIRST_WAIT_S = 2.0
 _TIME_VAR = 0.02**2
-_FIRST = 4  # readings of a configuration that are looked at one by one
-_REVIEW = 4  # readings between two reviews of a choice that stands
+_REVIEWS = frozenset((1, 3, 4, 6, 8, 12, 16, 24))  # readings after which a choice that stands is reviewed
+_LATER = 32  # and then after each so many
+_FIRST = 4  # readings of a try that count against the budget, and twice as many to know what is usual
 _SURPRISE = 6.0  # a reading so many of its standard deviations away, twice, says that the load has changed
 
 _FASTEST = "highest throughput beneath the cap"
@@ -64,9 +66,13 @@ class FrontierPolicy:
         self._index = {item: index for index, item in enumerate(self._all)}
         self._batches = np.array([item.batch for item in self._all])
         self._log_batches = np.log(self._batches)
-        prior, error = kernel(self._all), predictions.error
-        self._power = Surrogate(prior, [entry.power_w for entry in entries], error=error, drift=0.002)
-        self._time = Surrogate(prior, [entry.time_s for entry in entries], error=error, drift=0.001)
+        self._beliefs = Surrogate(
+            self._all,
+            [[entry.power_w for entry in entries], [entry.time_s for entry in entries]],
+            error=predictions.error,
+            drifts=[0.002, 0.001],
+        )
+        self._time_unknown = self._beliefs.known()[1][_TIME]
         self._slo = math.inf if latency_slo_s is None else math.log(latency_slo_s)
         self._largest: int | None = None
         self._refused: Floats | None = None  # minus infinity for batch sizes above the largest allowed
@@ -85,7 +91,7 @@ class FrontierPolicy:
         self._spent_s = 0.0
         self._t_s = 0.0
         self._sensor_s = 0.1
-        self._current = int(np.argmin(self._power.known()[0]))
+        self._current = int(self._beliefs.known()[0][_POWER].argmin())
         self._decisions: dict[tuple[int, State, str], Decision] = {}
         self.decision = self._say(self._current, "searching", "start at the least predicted power")
 
@@ -99,14 +105,17 @@ class FrontierPolicy:
             self._wait_s.clear()
         self._t_s = telemetry.t_s
         self._sensor_s = telemetry.sensor_window_s or self._sensor_s
-        self._power.pass_time(telemetry.seconds)
-        self._time.pass_time(telemetry.seconds)
+        self._beliefs.pass_time(telemetry.seconds)
         observed = self._observe(telemetry)
         if changed:
             self._choose(_SCATTER_DROP if fallen else _SCATTER, jump=True)
         elif observed == self._current:
             self._here += 1
-            if self._here <= _FIRST or self._here % _REVIEW == 0 or self._exceeds(*self._power.here(*self._read_power())):
+            if (
+                self._here in _REVIEWS
+                or self._here % _LATER == 0
+                or self._exceeds(*self._beliefs.here(_POWER, *self._read_power()))
+            ):
                 self._choose(_SCATTER, jump=False)
         return self.decision
 
@@ -144,16 +153,14 @@ class FrontierPolicy:
 
     def _arrive(self, index: int) -> None:
         self._seen, self._visit, self._surprises, self._last = index, Visit(), 0, None
-        self._power.arrive(index)
-        self._time.arrive(index)
+        self._beliefs.arrive(index)
 
     def _leave(self) -> None:
         """Keep what was seen of the one that ran until now."""
         if self._seen is None:
             return
-        self._power.commit(*self._read_power())
-        if self._visit.batches:
-            self._time.commit(*self._read_time())
+        self._beliefs.commit((self._read_power(), self._read_time()))
+        self._time_unknown = self._beliefs.known()[1][_TIME]
         self._known.add(self._seen)
 
     def _compare(self, mean: float) -> None:
@@ -169,7 +176,7 @@ class FrontierPolicy:
             index = self._seen
             assert index is not None
             self._leave()
-            self._power.loosen(away)
+            self._beliefs.loosen(_POWER, away)
             self._arrive(index)
 
     def _read_power(self) -> tuple[float, float]:
@@ -177,25 +184,22 @@ class FrontierPolicy:
         return self._visit.power(self._noise.deviation, self._visit.batch_s / self._sensor_s)
 
     def _read_time(self) -> tuple[float, float]:
-        return math.log(self._visit.batch_s), _TIME_VAR / self._visit.batches
+        visit = self._visit
+        return (math.log(visit.batch_s), _TIME_VAR / visit.batches) if visit.batches else (0.0, math.inf)
 
     def _exceeds(self, mean: float, deviation: float) -> bool:
-        """Whether the current one no longer keeps to the cap. One that is being tried is left when it is seen not to."""
+        """Whether the current one no longer keeps to the cap. One being tried is left when seen not to."""
         if self._visit.count < _TRIAL and self._seen == self._current:
             return self._highest > self._cap or mean - deviation > self._cap
         return mean + _LEFT * deviation + _SCATTER_STAY * self._noise.deviation > self._cap
 
     def _choose(self, scatter: float, *, jump: bool) -> None:
-        if self._visit.count:
-            power, unknown = self._power.expected(*self._read_power())
-        else:
-            power, unknown = self._power.known()
+        beliefs = self._beliefs
+        seen = self._visit.count > 0
+        means, unknowns = beliefs.expected((self._read_power(), self._read_time())) if seen else beliefs.known()
+        power, unknown, time = means[_POWER], unknowns[_POWER], means[_TIME]
         if self._slo < math.inf:
-            time = self._in_time()
-        elif self._visit.batches:
-            time = self._time.means(*self._read_time())
-        else:
-            time = self._time.known()[0]
+            time = self._in_time(time, unknowns[_TIME])
         rate = self._log_batches - time
         if self._refused is not None:
             rate = rate + self._refused
@@ -215,10 +219,8 @@ class FrontierPolicy:
         else:
             self._least(np.where(rate > -math.inf, power, math.inf))
 
-    def _in_time(self) -> Floats:
+    def _in_time(self, time: Floats, unknown: Floats) -> Floats:
         """Times; infinite where the tail exceeds the objective, unless it does everywhere."""
-        read = self._read_time() if self._visit.batches else None
-        time, unknown = self._time.known() if read is None else self._time.expected(*read)
         allowed = time + 2 * unknown <= self._slo
         if not allowed.any():
             allowed = time <= time.min()
@@ -235,22 +237,20 @@ class FrontierPolicy:
         """Stay, or try one that is faster and may fit."""
         current = self._current
         if self._here >= 3:
-            time_unknown = self._time.known()[1]
-            open_ = self._until_s <= self._t_s
-            likely = (rate + time_unknown > rate[current] + _TRY_GAIN) & (room > _UNLIKELY * unknown) & open_
+            likely = (rate + self._time_unknown > rate[current] + _TRY_GAIN) & (room > _UNLIKELY * unknown)
+            likely &= self._until_s <= self._t_s
             likely[current] = False
-            index = self._worth(likely.nonzero()[0], rate, room, unknown, time_unknown) if likely.any() else None
+            indices = likely.nonzero()[0]
+            index = self._worth(indices, rate, room, unknown) if len(indices) else None
             if index is not None:
                 self._go(index, "searching", "faster, and it may keep to the cap")
                 return
         if self.decision.state != "settled":
             self.decision = self._say(current, "settled", _FASTEST)
 
-    def _worth(
-        self, indices: npt.NDArray[np.intp], rate: Floats, room: Floats, unknown: Floats, time_unknown: Floats
-    ) -> int | None:
+    def _worth(self, indices: npt.NDArray[np.intp], rate: Floats, room: Floats, unknown: Floats) -> int | None:
         """Which try brings the most for each second that it is expected to cost above the cap; None where none may."""
-        spread = 0.55 * time_unknown[indices]
+        spread = 0.55 * self._time_unknown[indices]
         ahead = np.minimum(rate[indices] - rate[self._current], 3.0)
         gain = spread * np.log1p(np.exp(np.minimum(ahead / spread, 30.0)))  # expected, where it may also be slower
         gain = np.maximum(gain, ahead)

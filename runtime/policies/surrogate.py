@@ -20,102 +20,123 @@ _APART = 0.97  # correlation between variants of a graph
 _OWN_SD = 0.015  # of what is a configuration's own
 _KEPT = 48  # observations between two foldings of the covariance
 _LEAST_VAR = 1e-7
+_LOOSE_VAR = 1e-5  # of the common factor, before the arrays are made to show it
 
 
 class Surrogate:
-    """Logarithms of a quantity over all configurations: a Gaussian process that observations condition.
+    """Logarithms of quantities over all configurations: Gaussian processes that observations condition.
 
-    Predictions are off, each in its own way; the truth is smooth in batch size and clock. So the prior is a Gaussian
-    process over (log batch size, log clock, variant), conditioned on the predictions as noisy observations of it, plus
-    a factor common to all, which drifts. One configuration is observed at a time: `arrive` fetches its covariance with
-    all others, `expected` tells what follows from what is seen of it so far, `commit` keeps that for good. Each takes
-    time in proportion to the number of configurations.
+    Predictions are off, each in its own way; the truth is smooth in batch size and clock. So the prior of a quantity is
+    a Gaussian process over (log batch size, log clock, variant), conditioned on the predictions as noisy observations
+    of it, plus a factor common to all, which drifts. One configuration is observed at a time: `arrive` fetches its
+    covariance with all others, `expected` tells what follows from what is seen of it so far, `commit` keeps that for
+    good. Each takes time in proportion to the number of configurations. Rows of arrays are quantities.
 
     Args:
-        kernel: prior covariance of the logarithms (`kernel`).
-        predictions: the quantity predicted of each.
+        configurations: all.
+        predictions: a row per quantity: what is predicted of each configuration.
         error: how far a prediction may be off, as a share.
-        drift: standard deviation by which the factor moves in one second.
+        drifts: per quantity, the standard deviation by which the factor moves in one second.
     """
 
-    def __init__(self, kernel: Floats, predictions: Sequence[float], *, error: float, drift: float) -> None:
+    def __init__(
+        self,
+        configurations: Sequence[Configuration],
+        predictions: Sequence[Sequence[float]],
+        *,
+        error: float,
+        drifts: Sequence[float],
+    ) -> None:
         values = np.log(np.array(predictions))
-        noisy = kernel + max(error / math.sqrt(3), 0.01) ** 2 * np.eye(len(values))
-        gain = np.linalg.solve(noisy, kernel).T
-        center = values.mean()
-        self._drift_var = drift**2
-        self._mean: Floats = center + gain @ (values - center)
-        self._prior: Floats = kernel - gain @ kernel + _LEVEL_SD**2
-        self._variance: Floats = np.maximum(np.diag(self._prior), _LEAST_VAR)
-        self._learned = np.zeros((_KEPT, len(values)))  # the covariance is the prior less the products of these rows
+        count = values.shape[1]
+        prior = _kernel(configurations)
+        noisy = prior + max(error / math.sqrt(3), 0.01) ** 2 * np.eye(count)
+        gain = np.linalg.solve(noisy, prior).T
+        center = values.mean(axis=1, keepdims=True)
+        self._rows = range(len(values))
+        self._drift_vars = [drift**2 for drift in drifts]
+        self._mean: Floats = center + (values - center) @ gain.T
+        self._prior: Floats = np.repeat((prior - gain @ prior + _LEVEL_SD**2)[None], len(values), axis=0)
+        self._variance: Floats = np.maximum(np.diagonal(self._prior, axis1=1, axis2=2), _LEAST_VAR)
+        self._learned = np.zeros((len(values), _KEPT, count))  # covariance: the prior less the products of these
         self._count = 0
-        self._loose_var = 0.0  # of the factor, since the last commit
+        self._level = np.zeros((len(values), 1))  # of the factors, on top of the prior
+        self._loose_vars = [0.0 for _ in self._rows]  # the same, not yet in the arrays
         self._at = 0
-        self._shared = self._prior[0]
+        self._shared: Floats = self._prior[:, 0].copy()
 
     def arrive(self, index: int) -> None:
         """From now on this configuration is observed."""
         self._at = index
-        learned = self._learned[: self._count]
-        self._shared = self._prior[index] - learned[:, index] @ learned
+        self._shared = self._prior[:, index] + self._level
+        if self._count:
+            learned = self._learned[:, : self._count]
+            self._shared -= np.matmul(learned[:, None, :, index], learned)[:, 0]
 
     def pass_time(self, seconds: float) -> None:
-        """The common factor drifts."""
-        self._loose_var += self._drift_var * seconds
+        """The common factors drift."""
+        loose = self._loose_vars
+        for row, variance in enumerate(self._drift_vars):
+            loose[row] += variance * seconds
+        if max(loose) > _LOOSE_VAR:
+            self._spread()
 
-    def loosen(self, deviation: float) -> None:
-        """The common factor has changed by about so much."""
-        self._loose_var += deviation**2
+    def loosen(self, row: int, deviation: float) -> None:
+        """The common factor of a quantity has changed by about so much."""
+        self._loose_vars[row] += deviation**2
+        self._spread()
 
-    def here(self, value: float, noise_var: float) -> tuple[float, float]:
-        """Mean and standard deviation of the one observed, by what is seen of it."""
+    def _spread(self) -> None:
+        loose = np.array(self._loose_vars)[:, None]
+        self._shared += loose
+        self._variance += loose
+        self._level += loose
+        self._loose_vars = [0.0 for _ in self._rows]
+
+    def here(self, row: int, value: float, noise_var: float) -> tuple[float, float]:
+        """Mean and standard deviation of a quantity of the one observed, by what is seen of it."""
         at = self._at
-        known_var = float(self._shared[at]) + self._loose_var
-        mean, spread = float(self._mean[at]), known_var + noise_var
+        mean, known_var = float(self._mean[row, at]), float(self._shared[row, at])
+        spread = known_var + noise_var
         return mean + known_var / spread * (value - mean), math.sqrt(max(known_var * noise_var / spread, _LEAST_VAR))
 
-    def means(self, value: float, noise_var: float) -> Floats:
-        """Means of all, by what is seen of the one observed."""
-        shared = self._shared + self._loose_var
-        at = self._at
-        expected: Floats = self._mean + shared * ((value - self._mean[at]) / (shared[at] + noise_var))
-        return expected
+    def expected(self, seen: Sequence[tuple[float, float]]) -> tuple[Floats, Floats]:
+        """Means and standard deviations of all.
 
-    def expected(self, value: float, noise_var: float) -> tuple[Floats, Floats]:
-        """Means and standard deviations of all, by what is seen of the one observed."""
-        shared = self._shared + self._loose_var
-        at = self._at
-        gain = shared / (shared[at] + noise_var)
-        variance = self._variance + self._loose_var
-        variance -= gain * shared
-        return self._mean + gain * (value - self._mean[at]), np.sqrt(np.maximum(variance, _LEAST_VAR))
+        Args:
+            seen: per quantity, the value of the one observed and its variance; infinite where nothing was seen.
+        """
+        mean, variance, _ = self._conditioned(seen)
+        return mean, np.sqrt(variance)
+
+    def _conditioned(self, seen: Sequence[tuple[float, float]]) -> tuple[Floats, Floats, Floats]:
+        at, shared = self._at, self._shared
+        spreads = [float(shared[row, at]) + noise_var for row, (_, noise_var) in enumerate(seen)]
+        steps = [[(value - float(self._mean[row, at])) / spreads[row]] for row, (value, _) in enumerate(seen)]
+        scaled = shared / np.array([[math.sqrt(spread)] for spread in spreads])
+        variance = np.maximum(self._variance - scaled * scaled, _LEAST_VAR)
+        return self._mean + shared * np.array(steps), variance, scaled
 
     def known(self) -> tuple[Floats, Floats]:
         """Means and standard deviations of all, by what was kept."""
-        return self._mean, np.sqrt(self._variance + self._loose_var)
+        return self._mean, np.sqrt(self._variance)
 
-    def commit(self, value: float, noise_var: float) -> None:
+    def commit(self, seen: Sequence[tuple[float, float]]) -> None:
         """Keep what was seen of the one observed."""
-        shared = self._shared + self._loose_var
-        at = self._at
-        spread = float(shared[at]) + noise_var
-        self._prior += self._loose_var
-        self._mean = self._mean + shared * ((value - float(self._mean[at])) / spread)
-        self._variance = np.maximum(self._variance + self._loose_var - shared * shared / spread, _LEAST_VAR)
-        self._loose_var = 0.0
-        self._learned[self._count] = shared / math.sqrt(spread)
+        self._mean, self._variance, self._learned[:, self._count] = self._conditioned(seen)
         self._count += 1
         if self._count == _KEPT:
-            self._prior = self._prior - self._learned.T @ self._learned
+            self._prior -= np.matmul(self._learned.transpose(0, 2, 1), self._learned)
             self._count = 0
 
 
-def kernel(configurations: Sequence[Configuration]) -> Floats:
+def _kernel(configurations: Sequence[Configuration]) -> Floats:
     """Prior covariance of logarithms: any power law, a smooth deviation from it, and what is each one's own."""
 
     def centred(values: list[float]) -> Floats:
         logs: Floats = np.log(np.array(values))
-        return logs - (logs.min() + logs.max()) / 2
+        middle: Floats = logs - (logs.min() + logs.max()) / 2
+        return middle
 
     batch = centred([float(item.batch) for item in configurations])
     clock = centred([item.clock_hz or 1.0 for item in configurations])
@@ -123,7 +144,9 @@ def kernel(configurations: Sequence[Configuration]) -> Floats:
     variant = np.array([names.index(str(item.variant)) for item in configurations])
     distance = ((batch[:, None] - batch) / _BATCH_LENGTH) ** 2 + ((clock[:, None] - clock) / _CLOCK_LENGTH) ** 2
     smooth = _ROUGH_SD**2 * np.exp(-distance / 2)
-    laws = 9.0 + 0.4 * np.outer(batch, batch) + 9.0 * np.outer(clock, clock) + 0.04 * np.outer(batch * clock, batch * clock)
+    laws = 9.0 + 0.4 * np.outer(batch, batch) + 9.0 * np.outer(clock, clock)
+    laws += 0.04 * np.outer(batch * clock, batch * clock)
     same = variant[:, None] == variant
     covariance: Floats = laws + smooth * np.where(same, 1.0, _APART) + np.where(same, 0.05, 0.0)
-    return covariance + _OWN_SD**2 * np.eye(len(batch))
+    covariance += _OWN_SD**2 * np.eye(len(batch))
+    return covariance
