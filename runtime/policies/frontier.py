@@ -142,9 +142,14 @@ class FrontierPolicy:
         self._highest = highest
         self._compare(mean)
         visit = self._visit
+        fresh, timed = visit.count == 0, visit.batches > 0
         visit.add(mean, highest, telemetry.readings)
         if telemetry.batch_s:
             visit.add_batches(telemetry.batches, telemetry.batch_s)
+        if fresh:
+            self._beliefs.check_scale(_POWER, *self._read_power())
+        if visit.batches and not timed:
+            self._beliefs.check_scale(_TIME, *self._read_time())
         if visit.single and visit.single % 16 == 0:
             self._noise.learn(visit, short=visit.batch_s < 0.5 * SHORT * self._sensor_s)
         if highest > self._cap and visit.count <= 2 * _FIRST:

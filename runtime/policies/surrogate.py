@@ -20,6 +20,8 @@ _APART = 0.97  # correlation between variants of a graph
 _OWN_SD = 0.015  # of what is a configuration's own
 _KEPT = 48  # observations between two foldings of the covariance
 _LEAST_VAR = 1e-7
+_OFF = 4.0  # standard deviations of a value that shows that the scale of all predictions is wrong
+_LEAST_OFF = 0.25  # and at least so much in logarithms
 _LOOSE_VAR = 1e-5  # of the common factor, before the arrays are made to show it
 
 
@@ -85,6 +87,13 @@ class Surrogate:
         """The common factor of a quantity has changed by about so much."""
         self._loose_vars[row] += deviation**2
         self._spread()
+
+    def check_scale(self, row: int, value: float, noise_var: float) -> None:
+        """Before the first value of the one observed is taken: one far off says something of all, not of this one."""
+        away = value - float(self._mean[row, self._at])
+        usual = math.sqrt(float(self._shared[row, self._at]) + noise_var)
+        if abs(away) > max(_OFF * usual, _LEAST_OFF):
+            self.loosen(row, away)
 
     def _spread(self) -> None:
         loose = np.array(self._loose_vars)[:, None]

@@ -147,6 +147,15 @@ def test_frontier_corrects_its_prior_and_takes_the_fastest_that_fits(scale):
     assert truth(ran[-1]) <= 90.0
 
 
+@pytest.mark.parametrize("scale", [0.02, 30.0])
+def test_frontier_takes_predictions_of_another_scale_as_wrong_of_all(scale):
+    entries = {item: Prediction(scale * p.time_s, scale * p.power_w) for item, p in predictions(SPACE).entries.items()}
+    policy = FrontierPolicy(SPACE, Predictions(entries))
+    ran = walk(policy, truth, 90.0, 400)
+    assert rate(ran[-1]) >= 0.97 * max(rate(item) for item in SPACE if truth(item) <= 90.0 * 0.97)
+    assert sum(truth(item) > 90.0 for item in ran) <= 8
+
+
 def test_frontier_jumps_on_a_change_of_the_cap():
     policy = FrontierPolicy(SPACE, predictions(SPACE))
     walk(policy, truth, 120.0, 300)
