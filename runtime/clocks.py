@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from joulec.runtime.clock_records import ClockRecord
+
 _GUARD = Path(__file__).with_name("clock_guard.py")
 _PATIENCE_S = 10.0
 _LEVELS = 10
@@ -48,8 +50,9 @@ class NvmlClocks:
     """Graphics clocks of one GPU, locked through NVML, which needs root's or an administrator's rights.
 
     Before the first lock a guard process is started, in a session of its own so that no signal to this one's group
-    reaches it. It frees the clocks when this process is gone. NVML does not tell whether clocks were locked before, so
-    that freeing undoes another's lock too.
+    reaches it. It frees the clocks when this process is gone. Where the guard was killed too, a record on disk
+    (`joulec.runtime.clock_records`) has the next start free them. NVML does not tell whether clocks were locked before,
+    so that freeing undoes another's lock too.
 
     Args:
         index: which GPU, in NVML's order.
@@ -65,6 +68,7 @@ class NvmlClocks:
         self._nvml = pynvml
         self._index = index
         self._guard: subprocess.Popen[str] | None = None
+        self._record: ClockRecord | None = None
         self._open = False
         try:
             pynvml.nvmlInit()
@@ -73,6 +77,7 @@ class NvmlClocks:
             memory = max(pynvml.nvmlDeviceGetSupportedMemoryClocks(self._handle))
             found = pynvml.nvmlDeviceGetSupportedGraphicsClocks(self._handle, memory)
             self._mhz = spread(found, count)
+            self._record = ClockRecord(pynvml.nvmlDeviceGetUUID(self._handle))
             self._start_guard()
             # the whole range restricts nothing: this only shows whether the right is there
             pynvml.nvmlDeviceSetGpuLockedClocks(self._handle, min(found), max(found))
@@ -100,7 +105,8 @@ class NvmlClocks:
             raise ClockError(f"the clock of GPU {self._index} cannot be set: {error}") from error
 
     def _start_guard(self) -> None:
-        command = [sys.executable, "-P", str(_GUARD), str(self._index)]
+        record = self._record.path if self._record is not None else None
+        command = [sys.executable, "-P", str(_GUARD), str(self._index), str(record or "")]
         try:
             self._guard = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -135,6 +141,8 @@ class NvmlClocks:
                 guard.kill()
                 guard.wait()
             guard.stdout.close()
+        if self._record is not None and freed:
+            self._record.remove()
         if self._open:
             self._open = False
             self._nvml.nvmlShutdown()

@@ -14,6 +14,8 @@ from joulec.profiler.candidate import Work
 from joulec.profiler.meter import Meter
 from joulec.profiler.meters.choose import DeviceKind, choose_meter
 from joulec.runtime.cap import CapSource, PowerCap
+from joulec.runtime.clock_records import restore_left
+from joulec.runtime.clock_scaling import at_clocks
 from joulec.runtime.clocks import ClockError, ClockKnob, NvmlClocks
 from joulec.runtime.governor import Governor
 from joulec.runtime.inputs import InputError
@@ -66,7 +68,9 @@ class Session:
         meter: a meter; or ``auto``, ``nvml``, ``rapl``, ``estimate`` or ``scripted:FILE``; None for ``auto`` where
             there is a cap and for none otherwise. A meter given as an object stays the caller's to close.
         policy: a policy or its name; None for `frontier` where there are predictions, else `windowed`.
-        predictions: what the policy `frontier` expects of each configuration; the model's own when None.
+        predictions: what the policy `frontier` expects of each configuration; the model's own when None. Where clocks
+            can be set and these name none, they hold at the highest, and are scaled to the others
+            (`joulec.runtime.clock_scaling`).
         clocks: sets the device's clock, for policies that choose it too; or ``nvml`` for the GPU's through NVML, whose
             lack of the right to do so is said and the clock left alone; None leaves clocks alone. An object stays the
             caller's to close.
@@ -136,8 +140,11 @@ class Session:
         variants_at_hand = self._runner.variants
         self._guard = None if latency_slo_s is None else LatencyGuard(self._sizes, latency_slo_s, variants_at_hand)
         self._own_clocks: NvmlClocks | None = None
+        restore_left(self._say)
         knob = self._find_clocks(clocks)
         expected = predictions or self._runner.predictions
+        if knob is not None and expected is not None:
+            expected = at_clocks(expected, knob.levels_hz)
         space = Space(self._sizes, variants_at_hand, (None,) if knob is None else knob.levels_hz)
         covered = expected if expected is not None and any(one in expected.entries for one in space) else None
         chosen = make_policy(

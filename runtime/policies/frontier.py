@@ -222,7 +222,7 @@ class FrontierPolicy:
         elif found:
             self._go(best, "settled" if best == current else "searching", _FASTEST)
         else:
-            self._least(np.where(rate > -math.inf, power, math.inf))
+            self._least(np.where(rate > -math.inf, power, math.inf), unknown)
 
     def _in_time(self, time: Floats, unknown: Floats) -> Floats:
         """Times; infinite where the tail exceeds the objective, unless it does everywhere."""
@@ -232,10 +232,15 @@ class FrontierPolicy:
         late: Floats = np.where(allowed, time, math.inf)
         return late
 
-    def _least(self, power: Floats) -> None:
-        """Nothing is sure to fit: the one of least power."""
+    def _least(self, power: Floats, unknown: Floats) -> None:
+        """Nothing is sure to fit: the one of least power; where that was seen above the cap, one that may yet fit."""
         least = int(power.argmin())
         above = power[least] > self._cap and (least in self._known or least == self._seen)
+        if above:
+            hopeful = power - _SURE * unknown
+            hopeful[[*self._known, least]] = math.inf
+            if hopeful.min() <= self._cap:
+                least, above = int(hopeful.argmin()), False
         self._go(least, "smallest" if above else "searching", "least power; nothing is sure to keep to the cap")
 
     def _try(self, rate: Floats, room: Floats, unknown: Floats) -> None:

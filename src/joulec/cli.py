@@ -269,6 +269,10 @@ def run(
             help="Offer Prometheus metrics there, on all of this machine's addresses.",
         ),
     ] = None,
+    clocks: Annotated[
+        str | None,
+        typer.Option(metavar="nvml", help="Let the policy set GPU 0's clock too, which needs root's rights."),
+    ] = None,
     variant: Annotated[
         str | None,
         typer.Option(
@@ -296,7 +300,7 @@ def run(
     options = RunOptions(
         inputs=inputs, outputs=outputs, repeat=repeat, print_time=print_time, profile=profile, power_cap_w=power_cap,
         cap_file=cap_file, policy=policy, cap_margin=cap_margin, latency_slo_s=latency_slo, duration_s=duration,
-        meter=meter, metrics_port=metrics_port, variant=variant, threads=threads, seed=seed,
+        meter=meter, metrics_port=metrics_port, clocks=clocks, variant=variant, threads=threads, seed=seed,
     )  # fmt: skip
     report = run_artifact(artifact, options)
     if plot is not None:

@@ -297,12 +297,15 @@ def _show_session(out: Console, session: Mapping[str, Any]) -> None:
     timeline = _coarser(session["timeline"], _TIMELINE_ROWS)
     fastest = max((row["throughput"] for row in timeline), default=0.0) or 1.0
     several = any(row["variant"] is not None for row in timeline)
-    table = Table("time", "batch", *(["variant"] if several else []), "power", "cap", "throughput", "")
+    clocked = any(row["clock_hz"] is not None for row in timeline)
+    more = [name for name, there in (("variant", several), ("clock", clocked)) if there]
+    table = Table("time", "batch", *more, "power", "cap", "throughput", "")
     for row in timeline:
         table.add_row(
             f"{row['t_s']:.1f} s",
             str(row["batch"]),
             *([row["variant"] or ""] if several else []),
+            *([_shown(row["clock_hz"], lambda hertz: f"{hertz / 1e6:.0f} MHz")] if clocked else []),
             _shown(row["power_w"], lambda watts: f"{watts:.1f} W"),
             _shown(row["cap_w"], lambda watts: f"{watts:.1f} W"),
             f"{row['throughput']:.1f} /s",
@@ -342,6 +345,7 @@ def _coarser(timeline: Sequence[Mapping[str, Any]], rows: int) -> list[Mapping[s
                 "t_s": part[0]["t_s"],
                 "batch": longest["batch"],
                 "variant": longest["variant"],
+                "clock_hz": longest["clock_hz"],
                 "cap_w": longest["cap_w"],
                 "power_w": joules / span if span else None,
                 "throughput": sum(sample["items"] for sample in part) / seconds if seconds else 0.0,

@@ -40,6 +40,7 @@ class RunOptions:
     duration_s: float | None = None
     meter: str | None = None
     metrics_port: int | None = None
+    clocks: str | None = None
     variant: str | None = None
     threads: int | None = None
     seed: int = 0
@@ -85,11 +86,15 @@ def _check(options: RunOptions) -> None:
             raise OptionError(f"{name} goes with a single run, not with --duration")
         if options.policy is not None and options.policy not in POLICIES:
             raise OptionError(f"unknown policy {options.policy!r}; there are {', '.join(POLICIES)}")
+        if options.clocks not in (None, "nvml"):
+            raise OptionError(f"--clocks {options.clocks}: only those of a GPU, through nvml, can be set")
         if not 0 < options.cap_margin <= 1:
             raise OptionError(f"--cap-margin must lie in (0, 1], not {options.cap_margin:g}")
         return
     if options.power_cap_w is not None or options.cap_file is not None:
         raise OptionError("a power cap needs --duration: how long to run beneath it, e.g. --duration 20s")
+    if options.clocks is not None:
+        raise OptionError("--clocks needs --duration: clocks are chosen while requests come in")
     if options.metrics_port is not None:
         raise OptionError("--metrics-port needs --duration: a single run is over before anybody asks")
     if options.latency_slo_s is not None:
@@ -171,7 +176,7 @@ def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, 
 
 def _session(model: Model, given: list[_Array] | None, options: RunOptions) -> dict[str, Any]:
     assert options.duration_s is not None
-    clocks = "nvml" if options.policy == "dvfs" and options.meter == "nvml" else None
+    clocks = options.clocks or ("nvml" if options.policy == "dvfs" and options.meter == "nvml" else None)
     cap = options.cap_file if options.cap_file is not None else options.power_cap_w
     result = drive(
         model,

@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 from nvml_device import Device, build_library
 
-from joulec.runtime import Configuration, Decision, ScriptedMeter, Session
+from joulec.runtime import Configuration, Decision, Prediction, Predictions, ScriptedMeter, Session
+from joulec.runtime.clock_records import restore_left
+from joulec.runtime.clock_scaling import at_clocks
 from joulec.runtime.clocks import ClockError, NvmlClocks, spread
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     return build_library(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    """Records of locked clocks go there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "joulec" / "clocks"
 
 
 @pytest.fixture
@@ -86,6 +95,47 @@ def test_clocks_are_freed_after_the_process_was_killed(device):
     for stream in (process.stdin, process.stdout):
         assert stream is not None
         stream.close()
+
+
+def test_what_a_run_and_its_guard_left_is_freed_by_the_next_start(device, state):
+    device.script("clocks 1410 210")
+    process = start(device)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert process.stdout.readline() == "locked\n"
+    (guard,) = children(process.pid)
+    os.kill(guard, signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    process.stdin.close()
+    process.stdout.close()
+    assert len(list(state.glob("*.json"))) == 1
+    assert statements(device)[-1].endswith("lock 210 210")
+    command = [sys.executable, "-c", "from joulec.runtime.clock_records import restore_left; restore_left(print)"]
+    environment = {**os.environ, **device.environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "left locked by a run that was killed together with its guard, are free again" in done.stdout
+    assert statements(device)[-1].endswith("unlock")
+    assert not list(state.glob("*.json"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == ""
+
+
+def test_a_run_that_lives_keeps_its_clocks(device, state):
+    device.script("clocks 1410 210")
+    process = start(device)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert process.stdout.readline() == "locked\n"
+    restore_left(lambda message: pytest.fail(message))
+    assert statements(device)[-1].endswith("lock 210 210")
+    process.communicate("\n", timeout=60)
+    assert not list(state.glob("*.json"))
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(word) for word in found.split()]
 
 
 def test_without_the_right_it_says_so(device):
@@ -191,3 +241,49 @@ def test_a_session_frees_the_clocks_that_it_locked(shared_gpu):
         session.submit(np.ones((2, 1))).result(timeout=30)
         assert statements(shared_gpu)[-1].endswith("lock 1500 1500")
     assert statements(shared_gpu)[-1].endswith("unlock")
+
+
+def test_predictions_at_other_clocks():
+    plain = Predictions({Configuration(4): Prediction(0.010, 100.0)})
+    assert at_clocks(plain, (None,)) is plain
+    scaled = at_clocks(plain, (1e9, 0.5e9)).entries
+    full = scaled[Configuration(4, clock_hz=1e9)]
+    assert (full.time_s, full.power_w) == (pytest.approx(0.010), pytest.approx(100.0))
+    half = scaled[Configuration(4, clock_hz=0.5e9)]
+    assert half.time_s == pytest.approx(0.010 * 1.9)
+    assert half.power_w == pytest.approx(100.0 * (0.3 + 0.7 / 4))
+    told = {Configuration(4, clock_hz=0.5e9): Prediction(0.015, 40.0), **plain.entries}
+    assert at_clocks(Predictions(told), (1e9, 0.5e9)).entries[Configuration(4, clock_hz=0.5e9)].power_w == 40.0
+
+
+def test_the_frontier_sets_clocks_of_which_it_knows_by_a_rule_alone(clock):
+    """A cap between what batch size 1 draws at half clock and at full: only a lower clock keeps to it."""
+    knob = Knob()
+    knob.levels_hz = (0.5e9, 0.75e9, 1e9)
+
+    def ratio() -> float:
+        return (knob.set_hz[-1] if knob.set_hz else 1e9) / 1e9
+
+    class Sensor(ScriptedMeter):
+        def power_w(self, size, variant=0):
+            return super().power_w(size) if not size else 20 + (super().power_w(size) - 20) * ratio() ** 2.4
+
+    def run(x):
+        clock.sleep(0.01 * (1 + 0.5 * len(x)) * (0.8 / ratio() + 0.2))
+        return x
+
+    knob.close = lambda: None
+    expected = Predictions({Configuration(n): Prediction(0.01 * (1 + 0.5 * n), 70.0 + 20 * n) for n in (1, 2, 4)})
+    meter = Sensor({1: 100.0, 2: 125.0, 4: 160.0}, idle_w=20.0, clock=clock)
+    options = {"batch_sizes": [1, 2, 4], "max_wait_s": 0.0, "clock": clock, "sleep": clock.sleep}
+    with Session(run, meter=meter, power_cap_w=80.0, clocks=knob, predictions=expected, **options) as session:
+        assert session.decision.configuration.clock_hz is not None
+        for _ in range(40):
+            futures = [session.submit(np.ones((4, 1))) for _ in range(10)]
+            assert all(future.result(timeout=30) is not None for future in futures)
+        late = session.timeline[-50:]
+        chosen = session.decision.configuration
+    assert chosen.clock_hz < 1e9
+    assert all(sample.power_w <= 80.0 for sample in late)
+    assert {sample.clock_hz for sample in late} == {chosen.clock_hz}
+    assert chosen == Configuration(2, clock_hz=0.75e9)  # 73 W, 79 rows/s; batch 4 fits at half the clock: 74

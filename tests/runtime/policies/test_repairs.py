@@ -11,6 +11,7 @@ from joulec.runtime.policies import (
     FrontierPolicy,
     GuardedPolicy,
     PaperLiteralPolicy,
+    PolicyOptions,
     Prediction,
     Predictions,
     Space,
@@ -161,6 +162,24 @@ def test_frontier_jumps_on_a_change_of_the_cap():
     walk(policy, truth, 120.0, 300)
     decision = policy.step(Telemetry(None, None, readings=0, t_s=30.0), 60.0)
     assert truth(decision.configuration) <= 60.0
+
+
+def test_frontier_leaves_what_exceeds_the_cap_although_the_prior_saw_no_difference():
+    """Predicted flat, as of another device: 8.4 to 8.9 W; in truth 90 to 210 W."""
+    expected = {Configuration(n): Prediction(1e-4 * n**0.8, 8.4 + 0.06 * n) for n in (1, 2, 4, 8)}
+    policy = make_policy("frontier", Space([1, 2, 4, 8]), PolicyOptions(predictions=Predictions(expected)))
+    watts = {1: 90.0, 2: 110.0, 4: 150.0, 8: 210.0}
+    ran: list[int] = []
+    for step in range(24):
+        now = policy.decision.configuration
+        ran.append(now.batch)
+        cap_w = 230.0 if step < 8 else 130.0
+        seen = Telemetry(now, watts[now.batch], t_s=0.5 * step, seconds=0.5, batch_s=expected[now].time_s)
+        policy.step(seen, cap_w)
+    assert ran[8] == 8
+    above = [watts[batch] > 130.0 for batch in ran[8:]]
+    assert not above[-1]
+    assert sum(above) <= 3, ran  # the one in flight, and tries
 
 
 def test_frontier_keeps_to_the_latency_objective():
