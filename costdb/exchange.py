@@ -6,12 +6,13 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, get_args
 
 from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure, FailureKind, Measurement, TimeSource
 from joulec.costdb.store import KEY_FIELDS, CostStoreError, checked
+from joulec.costdb.watched import HEADER
 
 COLUMNS = (
     *("key_energy_source" if name == "energy_source" else name for name in KEY_FIELDS),
@@ -19,6 +20,7 @@ COLUMNS = (
     *("failure_kind", "failure_reason", "provenance"),
 )
 """Names of a record's fields: the key's (its energy source as ``key_energy_source``), the outcome's, the provenance."""
+_LONGEST_HEADER = 4096
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 
@@ -118,19 +120,41 @@ def write(measurements: Iterable[Measurement], file: IO[str], form: str) -> int:
     return count
 
 
-def read(path: Path, *, cut_off: bool = False) -> Iterator[Measurement]:
-    """Read measurements from a file that `write` wrote; CSV by its suffix, else JSON Lines.
+def is_database(path: Path) -> bool:
+    """Whether a file is a SQLite database.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(HEADER)) == HEADER
+
+
+def read(path: Path, *, on_cut_off: Callable[[], None] | None = None) -> Iterator[Measurement]:
+    """Read measurements from a file that `write` wrote; its form shows in its first line, whatever it is called.
 
     Args:
         path: the file.
-        cut_off: leave out a last line that a full disk or a killed process cut off, instead of refusing it.
+        on_cut_off: told where the last line of JSON Lines was cut off, by a full disk or a killed process, and is left
+            out; without it such a file is refused.
 
     Raises:
         CostStoreError: the file cannot be read; the message names the line.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            records = _from_csv(path, file) if SUFFIXES.get(path.suffix) == "csv" else _from_lines(path, file, cut_off)
+            if is_database(path):
+                raise CostStoreError(f"{path} is a database, no exported file; joulec db merge {path} takes it in")
+            first = file.readline(_LONGEST_HEADER)
+            file.seek(0)
+            if first == "" and path.suffix == ".csv":
+                raise _damaged(path, 1, "the header is missing")
+            if first.strip() == "" or first.lstrip().startswith("{"):
+                records = _from_lines(path, file, on_cut_off)
+            elif first.startswith(f"{COLUMNS[0]},"):
+                records = _from_csv(path, file)
+            else:
+                raise _foreign(path)
             for line, record in records:
                 try:
                     yield measurement_of_record(record)
@@ -139,17 +163,20 @@ def read(path: Path, *, cut_off: bool = False) -> Iterator[Measurement]:
     except OSError as error:
         raise CostStoreError(f"{path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise CostStoreError(f"{path} is no text file of measurements; give one that joulec db export wrote") from error
+        raise _foreign(path) from error
 
 
-def _from_lines(path: Path, file: IO[str], cut_off: bool) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _from_lines(
+    path: Path, file: IO[str], on_cut_off: Callable[[], None] | None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except ValueError as error:
-            if cut_off and not line.endswith("\n"):
+            if on_cut_off is not None and not line.endswith("\n"):
+                on_cut_off()
                 return
             raise _damaged(path, number, "not JSON") from error
         if not isinstance(record, dict):
@@ -161,6 +188,9 @@ def _from_csv(path: Path, file: IO[str]) -> Iterator[tuple[int, Mapping[str, Any
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     table = csv.DictReader(file, strict=True)
     try:
+        missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
+        if missing:
+            raise _damaged(path, 1, f"the column {missing[0]} is missing")
         for row in table:
             if None in row or None in row.values():
                 raise _damaged(path, table.line_num, "the number of cells differs from the header's")
@@ -180,6 +210,12 @@ def _from_cells(row: Mapping[str, str]) -> dict[str, Any]:
             record[name] = kind(record[name])
     record["provenance"] = json.loads(row.get("provenance") or "{}")
     return record
+
+
+def _foreign(path: Path) -> CostStoreError:
+    return CostStoreError(
+        f"{path} is no file of measurements, neither JSON Lines nor CSV; give one that joulec db export wrote"
+    )
 
 
 def _damaged(path: Path, line: int, why: str) -> CostStoreError:

@@ -73,7 +73,7 @@ class Journal:
             yield iter(())
             return
         try:
-            yield read(self.path, cut_off=True)
+            yield read(self.path, on_cut_off=lambda: None)
             self.path.unlink()
         finally:
             os.close(descriptor)

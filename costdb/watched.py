@@ -6,7 +6,8 @@ import os
 import threading
 from pathlib import Path
 
-_HEADER = b"SQLite format 3\0"
+HEADER = b"SQLite format 3\0"
+"""How every SQLite file begins."""
 _Inode = tuple[int, int]
 _open: dict[_Inode, tuple[int, int]] = {}
 """Descriptor by inode, and how many watch it. Closing any descriptor of a file drops the locks that SQLite holds on it
@@ -40,7 +41,7 @@ class WatchedFile:
             return "was deleted or replaced while it was in use; start again to begin a new one"
         if (found.st_dev, found.st_ino) != self._inode:
             return "was deleted or replaced while it was in use; start again to begin a new one"
-        if os.pread(self._descriptor, len(_HEADER), 0) != _HEADER:
+        if os.pread(self._descriptor, len(HEADER), 0) != HEADER:
             return "was overwritten while it was in use; move it away and start again to begin a new one"
         return None
 

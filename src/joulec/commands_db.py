@@ -26,12 +26,16 @@ class Form(StrEnum):
     csv = "csv"
 
 
+_FORM_NAMES = {"jsonl": "JSON Lines", "csv": "CSV"}
+_SHOWN = 100
+"""How many measurements people are shown who do not say how many they want."""
+
 Database = Annotated[
     str | None,
     typer.Option("--costs", help="Cost database (path or URL). Default: JOULEC_COSTS, else your own database."),
 ]
 Operator = Annotated[str | None, typer.Option(help="Only this operator, e.g. conv2d.")]
-Device = Annotated[str | None, typer.Option(help="Only this device (its fingerprint, as joulec devices shows it).")]
+Device = Annotated[str | None, typer.Option(help="Only this device: its name in joulec db info, or a part of it.")]
 Source = Annotated[str | None, typer.Option(help="Only costs from this source, e.g. measured or rapl.")]
 Superseded = Annotated[
     bool, typer.Option("--superseded", help="The measurements that merging found worse, instead of those that count.")
@@ -62,7 +66,9 @@ def list_rows(
     device: Device = None,
     source: Source = None,
     superseded: Superseded = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Show at most so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Show at most so many. Default: 100, with --json all.", show_default=False)
+    ] = None,
     costs: Database = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,13 +80,22 @@ def list_rows(
 
     from joulec.costdb.exchange import record_of
     from joulec.render_db import show_rows
+    from joulec.transfer import matching
 
+    most = limit if limit is not None or as_json else _SHOWN
     with _open(costs) as store:
-        rows = [record_of(m) for m in islice(store.rows(operator, device, source, superseded=superseded), limit)]
+        found = matching(store, operator, device, source, superseded)
+        rows = [record_of(measurement) for measurement in islice(found, most)]
+        more = next(found, None) is not None
     if as_json:
         print_json({"rows": rows})
-    else:
+        return
+    if rows:
         show_rows(rows)
+    else:
+        typer.echo("no measurement matches", err=True)
+    if more:
+        typer.echo(f"the first {len(rows)} are shown; --limit shows more, joulec db export writes all", err=True)
 
 
 @database.command("export")
@@ -102,19 +117,24 @@ def export(
     """
     from joulec.costdb.exchange import SUFFIXES, write
     from joulec.options import OptionError
-    from joulec.transfer import write_whole
+    from joulec.transfer import matching, write_whole
 
+    if file is not None and output is not None:
+        raise OptionError("FILE and --output name the same thing; give one of them")
     target = file or output
+    if target == Path("-"):
+        target = None
     if as_json and target is None:
         raise OptionError("--json prints its own object on standard output; name a FILE for the measurements")
     kind = form.value if form is not None else SUFFIXES.get("" if target is None else target.suffix, "jsonl")
     with _open(costs) as store:
-        rows = store.rows(operator, device, source, superseded=superseded)
+        rows = matching(store, operator, device, source, superseded)
         if target is None:
             write(rows, sys.stdout, kind)
             return
         count = write_whole(rows, target, kind)
-    _report({"file": str(target), "format": kind, "rows": count}, f"wrote {count} measurements to {target}", as_json)
+    text = f"wrote {count} measurements to {target} as {_FORM_NAMES[kind]}"
+    _report({"file": str(target), "format": kind, "rows": count}, text, as_json)
 
 
 @database.command("import")
@@ -157,8 +177,14 @@ def merge(
     from joulec.costdb.store import Merged
     from joulec.transfer import merge_journal, merge_source
 
+    def warn(message: str) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
     with _open(costs) as store:
-        merged = sum((merge_source(store, source) for source in sources), Merged()) if sources else merge_journal(store)
+        if sources:
+            merged = sum((merge_source(store, source, warn) for source in sources), Merged())
+        else:
+            merged = merge_journal(store)
     _report_merged(merged, as_json)
 
 

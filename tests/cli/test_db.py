@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import shutil
+import sqlite3
 
 import pytest
 from cli_support import forked
@@ -51,12 +53,30 @@ def rows_of(path):
         ((), 5),
         (("--operator", "pool"), 1),
         (("--device", "cpu|x"), 4),
+        (("--device", "CPU"), 5),
+        (("--device", "|y", "--operator", "conv2d"), 1),
         (("--source", "rapl"), 4),
         (("--limit", "2"), 2),
     ],
 )
 def test_rows_are_listed_and_filtered(filled, filters, count):
     assert len(json.loads(run(filled, ("db", "list", *filters, "--json")).stdout)["rows"]) == count
+
+
+def test_people_see_the_first_hundred(joulec):
+    with open_store(str(joulec.costs)) as store:
+        store.put_many(measurement(index) for index in range(120))
+    shown = run(joulec, ("db", "list"))
+    assert shown.stdout.count("conv2d") == 100
+    assert "the first 100 are shown; --limit shows more" in shown.stderr
+    every = run(joulec, ("db", "list", "--limit", "120"))
+    assert (every.stdout.count("conv2d"), every.stderr) == (120, "")
+    assert len(json.loads(run(joulec, ("db", "list", "--json")).stdout)["rows"]) == 120
+
+
+def test_nothing_found_is_said(filled):
+    done = run(filled, ("db", "list", "--operator", "softmax"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no measurement matches\n")
 
 
 def test_people_see_times_and_failures(filled):
@@ -94,6 +114,79 @@ def test_merging_prefers_the_better_and_keeps_every_measurement(filled, tmp_path
 
 def test_a_current_database_is_not_upgraded(filled):
     assert json.loads(run(filled, ("db", "upgrade", "--json")).stdout) == {"from": "0003", "to": "0003", "backup": None}
+
+
+def test_a_file_is_known_by_its_contents(filled, tmp_path):
+    exported = [("db", "export", "costs.txt", "--format", form) for form in ("csv", "jsonl")]
+    for words in exported:
+        done = run(filled, words, ("db", "import", "costs.txt", "--costs", f"{words[-1]}.db", "--json"))
+        assert json.loads(done.stdout)["new"] == 5
+    assert rows_of(tmp_path / "csv.db") == rows_of(tmp_path / "jsonl.db") == rows_of(filled.costs)
+
+
+def test_a_dash_is_standard_output(filled):
+    lines = run(filled, ("db", "export", "-", "--operator", "pool")).stdout.splitlines()
+    assert [json.loads(line)["operator"] for line in lines] == ["pool"]
+
+
+def test_three_machines_become_one_database(filled, tmp_path):
+    """Every measurement is kept, the better counts, in whatever order they are merged."""
+    third = [measurement(0, Cost(1e-5, 1.0, "measured", "rapl", spread=1 / 900, samples=30), host="bench-3")]
+    with open_store(str(tmp_path / "third.db")) as store:
+        store.put_many([*third, measurement(6, host="bench-3")])
+    done = run(
+        filled,
+        ("db", "export", "third.csv", "--costs", "third.db"),
+        ("db", "merge", "costs.db", "other.db", "third.csv", "--costs", "all.db", "--json"),
+        ("db", "merge", "third.db", "--costs", "backwards.db", "--json"),
+        ("db", "merge", "other.db", "costs.db", "--costs", "backwards.db", "--json"),
+    )
+    assert done.returncode == 0
+    kept, superseded = rows_of(tmp_path / "all.db")
+    again, superseded_again = rows_of(tmp_path / "backwards.db")
+    assert kept == again
+    assert len(kept) + len(superseded) == len(MINE) + len(OTHERS) + 2
+    assert sorted(map(str, superseded)) == sorted(map(str, superseded_again))
+    assert kept[third[0].key] == third[0]
+
+
+def test_a_file_that_was_cut_off_is_merged_with_a_warning_and_not_imported(filled, tmp_path):
+    whole = run(filled, ("db", "export")).stdout
+    (tmp_path / "cut.jsonl").write_text(whole[:-20])
+    refused = run(filled, ("db", "import", "cut.jsonl", "--costs", "new.db"))
+    assert refused.returncode == 2
+    assert "line 5: not JSON; nothing of the file was taken" in refused.stderr
+    merged = run(filled, ("db", "merge", "cut.jsonl", "--costs", "new.db", "--json"))
+    assert json.loads(merged.stdout)["new"] == 4
+    assert merged.stderr == "warning: the last line of cut.jsonl was cut off, and is left out\n"
+
+
+def test_an_older_database_is_upgraded_and_a_newer_refused(filled, tmp_path):
+    """``old.db`` as the first joulec made it; in ``new.db`` a revision that this one does not know."""
+    with open_store(str(tmp_path / "new.db")) as store:
+        store.put_many(MINE)
+    for name, change in (
+        ("old.db", "DROP TABLE joulec_superseded; DROP INDEX ix_joulec_costs_lookup"),
+        ("new.db", "SELECT 1"),
+    ):
+        if not (tmp_path / name).exists():
+            shutil.copy(filled.costs, tmp_path / name)
+        connection = sqlite3.connect(tmp_path / name)
+        version = "0001_0.1.0" if name == "old.db" else "0009_2.5.0"
+        connection.executescript(f"{change}; UPDATE joulec_schema SET version_num = '{version}'")
+        connection.close()
+    done = run(filled, ("db", "upgrade", "--costs", "old.db", "--json"))
+    backup = tmp_path / "old.db.schema-0001.bak"
+    assert json.loads(done.stdout) == {"from": "0001", "to": "0003", "backup": str(backup)}
+    assert rows_of(tmp_path / "old.db")[0].keys() == {m.key for m in MINE}
+    assert sqlite3.connect(backup).execute("SELECT count(*) FROM joulec_costs").fetchone() == (len(MINE),)
+    before = (tmp_path / "new.db").read_bytes()
+    for command in ("info", "upgrade"):
+        refused = run(filled, ("db", command, "--costs", "new.db"))
+        assert refused.returncode == 2
+        assert "was made by a later joulec (schema 0009)" in refused.stderr
+        assert "pip install --upgrade 'joulec>=2.5.0'" in refused.stderr
+    assert (tmp_path / "new.db").read_bytes() == before
 
 
 def damaged(text, tmp_path):
@@ -134,9 +227,16 @@ def test_a_damaged_file_is_refused_whole(joulec, tmp_path, change, complaint):
     [
         (("merge", "none.db"), "none.db is not there"),
         (("merge", "costs.db"), "is the database that is merged into"),
-        (("merge", "noise"), "is not a cost database"),
+        (("merge", "noise"), "noise is no file of measurements, neither JSON Lines nor CSV"),
+        (("merge", "."), ". is a folder"),
         (("import", "none.csv"), "none.csv cannot be read"),
-        (("import", "noise"), "no text file of measurements"),
+        (("import", "noise"), "noise is no file of measurements"),
+        (("import", "other.db"), "other.db is a database, no exported file; joulec db merge other.db takes it in"),
+        (("import", "empty.csv"), "line 1: the header is missing"),
+        (("import", "half.csv"), "line 1: the column shapes is missing"),
+        (("export", "a.csv", "-o", "b.csv"), "FILE and --output name the same thing"),
+        (("list", "--source", "guess"), "guess is no source of costs; there are measured, replay"),
+        (("list", "--device", "gpu"), "no measurement is of a device called gpu; the database has cpu|x; cpu|y"),
         (("export", "none/costs.csv"), "cannot be written"),
         (("export", "--json"), "name a FILE"),
         (("list", "--costs", "noise"), "noise is not a cost database"),
@@ -145,6 +245,8 @@ def test_a_damaged_file_is_refused_whole(joulec, tmp_path, change, complaint):
 )
 def test_what_cannot_be_done_ends_in_one_line(filled, tmp_path, words, complaint):
     (tmp_path / "noise").write_bytes(bytes(range(256)) * 40)
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "half.csv").write_text("operator,attributes,epilogue\nconv2d,,\n")
     done = run(filled, ("db", *words))
     assert done.returncode == 2
     assert complaint in done.stderr

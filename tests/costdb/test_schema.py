@@ -7,6 +7,8 @@ import logging
 import math
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,28 @@ def test_rows_of_the_second_schema_are_found_under_their_new_ids(database_url, r
         assert store.get_many([m.key for m in kept]) == {m.key: m.outcome for m in kept}
         assert store.merge([*kept, *worse]) == Merged(same=6)
         assert sorted(map(str, store.rows(superseded=True))) == sorted(map(str, worse))
+
+
+def test_of_several_processes_that_open_an_old_database_one_upgrades_it(database_url, row, tmp_path):
+    make_old(database_url, tmp_path / "first", 1, (CostRow, [old_values(row(i)) for i in range(2000)]))
+    code = (
+        "import sys; from joulec.costdb.open import open_store; print('ready', flush=True); sys.stdin.readline()\n"
+        "with open_store(sys.argv[1]) as store: print(store.prepared.before, store.prepared.backup, store.info().rows)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", code, database_url], **pipes) for _ in range(4)]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = sorted(process.communicate(timeout=60)[0].split() for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    copies = list(tmp_path.glob("*.bak"))
+    one = "None" if database_url.startswith("postgresql") else str(tmp_path / "costs.db.schema-0001.bak")
+    assert said == [["0001", one, "2000"], *[["0003", "None", "2000"]] * 3]
+    assert len(copies) == (not database_url.startswith("postgresql"))
