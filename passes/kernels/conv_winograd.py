@@ -13,7 +13,7 @@ from tvm.tirx.script.builder import ir as T
 
 from joulec.passes.graph import NodeSpec, TensorType
 from joulec.passes.kernels import loops
-from joulec.passes.kernels.conv_tir import Geometry, accumulators, ceil_div, chosen, padded_channels, spread, start
+from joulec.passes.kernels.conv_tir import Geometry, ceil_div, chosen, padded_channels, spread, start
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.squares import transposed
 from joulec.passes.kernels.winograd import product, transformed_kernel, transforms
@@ -242,12 +242,11 @@ def _plan(geometry: Geometry, target: CpuTarget, outputs: int, fused: int) -> _P
 
 def _register_tile(tiles: int, channels: int, target: CpuTarget) -> tuple[int, int]:
     """Tiles by vectors of channels that compute least beyond what exists and load least per product."""
-    most = target.registers - 4 if target.registers >= 32 else accumulators(target)
     scored = []
     for vectors in (1, 2, 3, 4):
-        if (vectors - 1) * target.lanes >= channels or vectors > most:
+        if (vectors - 1) * target.lanes >= channels:
             continue
-        rows = spread(tiles, max(1, most // vectors))
+        rows = spread(tiles, (target.registers - 1 - vectors) // vectors)  # weights and one factor beside the sums
         computed = ceil_div(channels, vectors * target.lanes) * vectors * tiles
         held = rows * vectors
         scored.append((computed * max(1.0, 8 / held) * (1 + (vectors + 0.5 * rows) / held), rows, vectors))

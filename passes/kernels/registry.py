@@ -7,6 +7,7 @@ from joulec.passes.kernels.batch_matmul import Matmul
 from joulec.passes.kernels.conv_direct import DirectConv
 from joulec.passes.kernels.conv_gemm import GemmConv, Im2colConv
 from joulec.passes.kernels.conv_plane import DepthwiseConv, GroupedConv, PlaneConv
+from joulec.passes.kernels.conv_pointwise import PointwiseConv
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.elementwise import Elementwise
 from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
@@ -17,6 +18,7 @@ from joulec.passes.kernels.pooling import GlobalPool, Pool
 
 KERNELS: tuple[Kernel, ...] = (
     WinogradConv(),
+    PointwiseConv(),
     DirectConv(),
     GemmConv(),
     DepthwiseConv(),

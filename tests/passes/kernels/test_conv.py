@@ -12,12 +12,13 @@ from joulec.passes.graph.evaluate import evaluate_node
 from joulec.passes.kernels.conv_direct import DirectConv
 from joulec.passes.kernels.conv_gemm import GemmConv, Im2colConv
 from joulec.passes.kernels.conv_plane import DepthwiseConv, GroupedConv, PlaneConv
+from joulec.passes.kernels.conv_pointwise import PointwiseConv
 from joulec.passes.kernels.kernel import CpuTarget
 
 tvm = pytest.importorskip("tvm")
 tvm_ffi = pytest.importorskip("tvm_ffi")
 
-KERNELS = (DirectConv(), GemmConv(), Im2colConv(), DepthwiseConv(), GroupedConv(), PlaneConv())
+KERNELS = (DirectConv(), PointwiseConv(), GemmConv(), Im2colConv(), DepthwiseConv(), GroupedConv(), PlaneConv())
 BIAS, ADD, RELU = Step("bias"), Step("add"), Step("activation", "relu")
 HASWELL = CpuTarget('{"kind": "llvm", "mcpu": "haswell"}', 8, 16, 2)
 AVX512 = CpuTarget('{"kind": "llvm", "mcpu": "skylake-avx512"}', 16, 32, 2)
@@ -81,6 +82,8 @@ CASES = {
     "dilated": conv((1, 6, 12, 12), (8, 6, 3, 3), (), padding=(2, 2, 2, 2), dilation=(2, 2)),
     "dilated, strided": conv((1, 2, 14, 13), (5, 2, 3, 2), (ADD,), dilation=(3, 2), strides=(2, 3)),
     "pointwise": conv((1, 19, 7, 7), (37, 19, 1, 1), (BIAS, ADD, RELU)),
+    "pointwise in panels": conv((2, 9, 15, 15), (70, 9, 1, 1), (BIAS, ADD, RELU)),
+    "pointwise strided in panels": conv((1, 18, 13, 17), (32, 9, 1, 1), (BIAS, RELU), strides=(2, 3), groups=2),
     "pointwise batch": conv((3, 16, 5, 8), (16, 16, 1, 1), (BIAS,)),
     "pointwise strided": conv((1, 8, 9, 9), (12, 8, 1, 1), (BIAS, RELU), strides=(2, 2)),
     "one position": conv((2, 40, 1, 1), (50, 40, 1, 1), (BIAS,)),
