@@ -20,7 +20,16 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from common import FOLDER, Engine, Subject, by_turns, compile_subject, relative_norm, threads, write_subject
+from common import (
+    Engine,
+    Subject,
+    busy_cpu_s,
+    by_turns,
+    compile_subject,
+    relative_norm,
+    threads,
+    write_subject,
+)
 from light_models import FILES
 from machine_probe import Machine, probe
 from rich.console import Console
@@ -57,6 +66,7 @@ class Result:
         predicted_s: what the search expected.
         compile_s: seconds of the compilation.
         operators: joulec's assignment, with the work of each operator.
+        others: processors that anything but the engines took, on average while they were timed: 0 on a quiet machine.
     """
 
     name: str
@@ -68,34 +78,32 @@ class Result:
     predicted_s: float
     compile_s: float
     operators: Sequence[Mapping[str, Any]]
+    others: float
 
 
-def measure(name: str, batch: int, turns: int, span_s: float) -> Result:
-    """Compile a network, then time it beside its peers."""
+def compiled(name: str, batch: int, reuse: bool) -> tuple[Subject, Mapping[str, Any]]:
+    """A network, compiled now or in an earlier run, with the report of its entry and the seconds that it took."""
     subject = write_subject(name, batch)
-    begun_s = time.perf_counter()
-    artifact, entry = compile_subject(subject, "time")
-    compile_s = time.perf_counter() - begun_s
-    return beside_peers(name, batch, subject, artifact, entry, compile_s, turns, span_s)
+    kept = subject.model.with_suffix(".json")
+    if not (reuse and kept.exists()):
+        begun_s = time.perf_counter()
+        _, entry = compile_subject(subject, "time")
+        kept.write_text(json.dumps({**entry, "compile_s": time.perf_counter() - begun_s}))
+    return subject, json.loads(kept.read_text())
 
 
-def beside_peers(
-    name: str,
-    batch: int,
-    subject: Subject,
-    artifact: Any,
-    entry: Mapping[str, Any],
-    compile_s: float,
-    turns: int,
-    span_s: float,
-) -> Result:
-    """Time an artifact beside the peers on the model that it was compiled from."""
+def measure(name: str, batch: int, turns: int, span_s: float, reuse: bool) -> Result:
+    """Compile a network, and time it beside its peers, which read the model that it was compiled from."""
+    subject, entry = compiled(name, batch, reuse)
     kinds = ("joulec", *PEERS)
-    paths = {"joulec": artifact, **dict.fromkeys(PEERS, subject.model)}
+    paths = {"joulec": subject.model.with_suffix(".joulec"), **dict.fromkeys(PEERS, subject.model)}
     with ExitStack() as stack:
         engines = [stack.enter_context(Engine(kind, paths[kind], subject.inputs)) for kind in kinds]
         outputs = [engine.outputs() for engine in engines]
+        begun_s, busy_s = time.perf_counter(), busy_cpu_s() - sum(engine.cpu_s() for engine in engines)
         seconds = dict(zip(kinds, by_turns(engines, turns, span_s), strict=True))
+        busy_s = busy_cpu_s() - sum(engine.cpu_s() for engine in engines) - busy_s
+        others = max(0.0, busy_s / (time.perf_counter() - begun_s))
         peaks = {kind: engine.peak_bytes() for kind, engine in zip(kinds, engines, strict=True)}
     errors = {
         peer: max(relative_norm(ours, theirs) for ours, theirs in zip(outputs[0], found, strict=True))
@@ -103,9 +111,8 @@ def beside_peers(
     }
     medians = {kind: statistics.median(chain.from_iterable(found)) for kind, found in seconds.items()}
     ratios = {peer: _ratio(seconds["joulec"], seconds[peer]) for peer in PEERS}
-    return Result(
-        name, batch, medians, ratios, errors, peaks, entry["predicted"]["time_s"], compile_s, entry["assignment"]
-    )
+    predicted_s, assignment, compile_s = entry["predicted"]["time_s"], entry["assignment"], entry["compile_s"]
+    return Result(name, batch, medians, ratios, errors, peaks, predicted_s, compile_s, assignment, others)
 
 
 def _ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Ratio:
@@ -122,7 +129,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def latency_table(results: Sequence[Result]) -> Table:
     """One line per network, then the geometric means."""
     columns = ("network", "joulec", *(TITLES[peer] for peer in PEERS), *(f"/ {TITLES[peer]}" for peer in PEERS))
-    table = Table(*columns, "better peer", "error", "predicted/measured", "compiled in")
+    table = Table(*columns, "better peer", "error", "predicted/measured", "compiled in", "others")
     for one in results:
         table.add_row(
             one.name,
@@ -132,6 +139,7 @@ def latency_table(results: Sequence[Result]) -> Table:
             f"{max(one.errors.values()):.0e}",
             f"{one.predicted_s / one.seconds['joulec']:.2f}",
             f"{one.compile_s:.0f} s",
+            f"{one.others:.2f}",
         )
     means = (f"{geometric_mean([one.ratios[peer].value for one in results]):.2f}" for peer in PEERS)
     table.add_section()
@@ -179,6 +187,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,8", help="batch sizes; default: 1,8")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--span", type=float, default=1.0, help="seconds of each turn")
+    parser.add_argument("--reuse", action="store_true", help="time what an earlier run compiled, where there is one")
     arguments = parser.parse_args()
     networks = arguments.networks.split(",")
     unknown = sorted(set(networks) - set(FILES))
@@ -194,17 +203,15 @@ def main() -> None:
         results = []
         for name in networks:
             console.print(f"compiling and timing {name} at batch {batch}")
-            results.append(measure(name, batch, arguments.turns, arguments.span))
+            results.append(measure(name, batch, arguments.turns, arguments.span, arguments.reuse))
             console.print(operator_table(results[-1], machine))
-            FOLDER.joinpath("peers.json").write_text(json.dumps([_plain(one) for one in results]))
-        console.print(f"batch {batch}, {threads()} threads; medians of {arguments.turns} turns; spread over turns")
+        console.print(
+            f"batch {batch}, {threads()} threads; medians of {arguments.turns} turns, spread over turns; "
+            "others: processors that other processes took meanwhile"
+        )
         console.print(latency_table(results))
         console.print("peak resident memory above that after importing the engine")
         console.print(memory_table(results))
-
-
-def _plain(result: Result) -> dict[str, Any]:
-    return {"name": result.name, "batch": result.batch, "seconds": dict(result.seconds), "errors": dict(result.errors)}
 
 
 if __name__ == "__main__":

@@ -99,6 +99,14 @@ class Engine:
         """Seconds of each call, for at least so long and three calls."""
         return list(self._order({"time": span_s}))
 
+    def cpu_s(self) -> float:
+        """Processor seconds that the engine has used; 0 where the system does not tell."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
     def peak_bytes(self) -> int | None:
         """By how much resident memory peaked above that after importing the engine."""
         found = self._order({"memory": None})
@@ -142,6 +150,16 @@ def by_turns(engines: Sequence[Engine], turns: int, span_s: float) -> list[list[
             time.sleep(REST_S)
             found.append(engine.seconds(span_s))
     return seconds
+
+
+def busy_cpu_s() -> float:
+    """Processor seconds in which any process of the machine ran, or the hypervisor kept it waiting; 0 if unknown."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def medians_by_turns(engines: Sequence[Engine], turns: int, span_s: float) -> list[float]:
