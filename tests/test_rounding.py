@@ -9,7 +9,9 @@ pytest.importorskip("tvm")
 import joulec.rounding
 from joulec.compiler import compile_model
 from joulec.options import CompileOptions
+from joulec.passes.graph import Conv2d, Node, TensorType, Value, literal
 from joulec.passes.kernels.registry import KERNELS
+from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.verification import VerificationError
 
 OTHERS = tuple(kernel.name for kernel in KERNELS if "conv" in kernel.name)
@@ -57,10 +59,13 @@ def test_the_error_against_float64_is_reported_and_kept(model, tmp_path):
     assert found["winograd"] in kept
 
 
-def test_a_smaller_bound_leaves_winograd_out(model):
-    compiled = compile_model(model, options(max_error=1e-6))
-    with compiled.model:
-        assert "winograd" not in errors(compiled)
+@pytest.mark.parametrize(("bound", "tiles"), [(None, {2, 4}), (3e-6, {2}), (1e-6, set())])
+def test_tiles_that_state_a_larger_error_than_the_bound_are_not_tried(bound, tiles):
+    operands = (Value.input("x", TensorType((1, 16, 20, 21))), literal(np.ones((24, 16, 3, 3), np.float32)))
+    spec = Node.make(Conv2d(), operands).spec
+    with Workbench.open(Setup(costs="model", meter="estimate", threads=1, max_error=bound)) as bench:
+        found = [dict(one.params)["tile"] for one in bench.backend.algorithms(spec) if one.family == "winograd"]
+    assert set(found) == tiles
 
 
 def test_an_error_above_the_bound_stops_the_compilation(model, monkeypatch):

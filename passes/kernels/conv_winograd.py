@@ -229,11 +229,12 @@ def _plan(geometry: Geometry, target: CpuTarget, outputs: int, fused: int) -> _P
         band = whole.down if whole.flat else band
         weights = 4 * area * depth * whole.out_blocks * target.lanes
         tasks = geometry.batch * geometry.groups * ceil_div(whole.down, band)
-        if tasks < target.threads or (band * whole.across < 8 and weights > target.l2_bytes):
+        held = 4 * area * depth * band * whole.across
+        if tasks < target.threads or held > target.l2_bytes or (band * whole.across < 8 and weights > target.l2_bytes):
             return None
     else:
         band = whole.down if whole.flat else 1
-        if 8 * area * geometry.batch * geometry.groups * whole.tiles * depth > 32 * target.l2_bytes:
+        if 4 * area * geometry.batch * geometry.groups * whole.tiles * depth > 16 * target.l2_bytes:
             return None
     tiles = band * whole.across if fused else geometry.batch * whole.tiles
     rows, vectors = _register_tile(tiles, geometry.group_out, target)

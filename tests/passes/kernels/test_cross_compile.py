@@ -24,6 +24,7 @@ from joulec.passes.kernels.registry import kernels_for
 from joulec.passes.kernels.target import cpu_target
 
 TARGETS = {
+    "llvm -mtriple=x86_64-linux-gnu -mcpu=skylake-avx512 -mattr=-prefer-256-bit": r"vfmadd\w+ps\s.*zmm",
     "llvm -mtriple=x86_64-linux-gnu -mcpu=haswell": r"vfmadd\w+ps\s.*ymm",
     "llvm -mtriple=x86_64-linux-gnu -mcpu=nehalem": r"mulps\s.*xmm",
     "llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72": r"fmla\s+v\d+\.4s",
