@@ -223,11 +223,8 @@ def _plan(geometry: Geometry, target: CpuTarget, outputs: int, fused: int) -> _P
     area = whole.tile**2
     depth = whole.in_blocks * target.lanes
     if fused:
-        fitting = target.l2_bytes * 5 // 8 // (4 * area * depth * whole.across)
-        shared = ceil_div(whole.down * geometry.batch * geometry.groups, 2 * target.threads)
-        band = spread(whole.down, max(1, min(fitting, shared, whole.down)))
-        band = whole.down if whole.flat else band
         weights = 4 * area * depth * whole.out_blocks * target.lanes
+        band = whole.down if whole.flat else _band(whole, target, weights)
         tasks = geometry.batch * geometry.groups * ceil_div(whole.down, band)
         held = 4 * area * depth * band * whole.across
         if tasks < target.threads or held > target.l2_bytes or (band * whole.across < 8 and weights > target.l2_bytes):
@@ -239,6 +236,23 @@ def _plan(geometry: Geometry, target: CpuTarget, outputs: int, fused: int) -> _P
     tiles = band * whole.across if fused else geometry.batch * whole.tiles
     rows, vectors = _register_tile(tiles, geometry.group_out, target)
     return _Plan(geometry, target.lanes, outputs, bool(fused), band, rows, vectors)
+
+
+def _band(whole: _Plan, target: CpuTarget, weights: int) -> int:
+    """Rows of tiles of a fused task: those that fit the cache and leave the busiest thread least to do.
+
+    Weights are read again for each band, from memory that is slower where they exceed the second-level cache.
+    """
+    row = 4 * whole.tile**2 * whole.in_blocks * target.lanes * whole.across
+    outer = whole.geometry.batch * whole.geometry.groups
+    again = 8 if weights > target.l2_bytes // 2 else 2
+
+    def busiest(band: int) -> float:
+        tasks = ceil_div(outer * ceil_div(whole.down, band), target.threads)
+        return tasks * band * (1 + again / (band * whole.across))
+
+    fitting = max(1, min(whole.down, target.l2_bytes * 5 // 8 // row))
+    return min(range(1, fitting + 1), key=busiest)
 
 
 def _register_tile(tiles: int, channels: int, target: CpuTarget) -> tuple[int, int]:
