@@ -117,6 +117,10 @@ class FailedSizes:
             self._wait_s.pop(size, None)
             self._until_s.pop(size, None)
 
+    def __bool__(self) -> bool:
+        """Whether any size is left out."""
+        return bool(self._until_s)
+
     @property
     def largest(self) -> int:
         """The largest size below those that are left out now."""

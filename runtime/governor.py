@@ -74,7 +74,7 @@ class Governor:
         self._sizes = list(sizes)
         self._policy = policy
         self._guard = guard
-        self._uncapped = uncapped or Configuration(self._sizes[-1])
+        self._plain = Decision(uncapped or Configuration(self._sizes[-1]), "held", "there is no power cap")
         self._safest = safest or Configuration(self._sizes[0])
         self._clocks = clocks
         self._clock_hz: float | None = None
@@ -99,13 +99,14 @@ class Governor:
     @property
     def decision(self) -> Decision:
         """What to run and why."""
-        largest = self._largest
         if self.cap is None:
-            return self._quick_enough(Decision(self._uncapped, "held", "there is no power cap"), largest)
+            if self._guard is None and not self._failed:
+                return self._plain
+            return self._quick_enough(self._plain, self._largest)
         if not self._metering.known:
             safest = self._safest if self._clocks is not None else replace(self._safest, clock_hz=None)
             return Decision(safest, "held", "power is not known, so the smallest batch size is kept")
-        return self._quick_enough(self._policy.decision, largest)
+        return self._quick_enough(self._policy.decision, self._largest)
 
     def _quick_enough(self, decision: Decision, largest: int) -> Decision:
         """The decision, or one near it, that latency and failures allow."""
@@ -193,8 +194,10 @@ class Governor:
             call: computes it in the variant given; what it raises passes through, and the window is given up.
         """
         self._take_cap()
-        self._doing("the power cap's source")
-        cap_w = self.cap.current(self.now_s) if self.cap else None
+        cap_w = None
+        if self.cap is not None:
+            self._doing("the power cap's source")
+            cap_w = self.cap.current(self.now_s)
         chosen = self.decision.configuration
         variant = chosen.variant
         self._set_clock(chosen.clock_hz)
@@ -207,7 +210,8 @@ class Governor:
             self._metering.abandon()
             raise
         busy_s = self._clock() - start_s
-        self._doing("the meter")
+        if self._metering.meter is not None:
+            self._doing("the meter")
         self._failed.ran(size)
         if self._guard:
             self._guard.observe(size, busy_s, variant)
@@ -354,6 +358,8 @@ class Governor:
     def _note_change(self) -> None:
         decision, before = self.decision, self._before
         after = decision.configuration
+        if after is before:
+            return
         other = after.variant != before.variant
         if after.batch != before.batch or other:
             change = BatchChange(self.now_s, before.batch, after.batch, decision.reason, _named(after.variant))

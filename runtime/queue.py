@@ -147,10 +147,9 @@ class RequestQueue:
 
     def _leave(self, request: Request) -> None:
         """Its rows that still wait are taken out."""
-        if request.queued:
-            request.queued = False
-            self._requests.remove(request)
-            self._free(request.rows - request.taken)
+        request.queued = False
+        self._requests.remove(request)
+        self._free(request.rows - request.taken)
 
     def _free(self, rows: int) -> None:
         self._rows -= rows
@@ -160,15 +159,15 @@ class RequestQueue:
 
     def _ended(self, request: Request) -> None:
         """A future was completed or cancelled, in whatever thread."""
-        future = request.future
         outcome = "answered"
-        if future.cancelled():
-            outcome = "cancelled"
-        elif (error := future.exception()) is not None:
-            outcome = "expired" if isinstance(error, DeadlineExceeded) else "failed"
+        if request.error is not None or not request.answered:
+            future = request.future
+            error = None if future.cancelled() else future.exception()
+            outcome = "cancelled" if error is None else "expired" if isinstance(error, DeadlineExceeded) else "failed"
         with self._lock:
             self._counts[outcome] += 1
-            self._leave(request)
+            if request.queued:
+                self._leave(request)
         if outcome == "answered" and self._on_answer is not None:
             self._on_answer(self._clock() - request.arrived_s)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +37,8 @@ class Request:
         queued: whether it stands in the queue.
         done: rows that are computed.
         pieces: outputs of the batches that held its rows, in order.
+        answered: whether its outputs were delivered.
+        error: what it failed with; None where it did not.
     """
 
     arrays: list[_Array]
@@ -51,25 +52,35 @@ class Request:
     queued: bool = False
     done: int = 0
     pieces: list[Outputs] = field(default_factory=list)
+    answered: bool = False
+    error: BaseException | None = None
 
     def deliver(self, outputs: Outputs, count: int) -> None:
         """Take the outputs of its next ``count`` rows; the last ones complete the future."""
-        if self.future.done():  # failed meanwhile
+        if self.error is not None:  # failed meanwhile
             return
-        self.pieces.append(outputs)
         self.done += count
-        if self.done < self.rows:
-            return
-        whole = outputs if len(self.pieces) == 1 else tuple(map(np.concatenate, zip(*self.pieces, strict=True)))
-        self.pieces = []
-        with suppress(InvalidStateError):  # the session was aborted at this moment
-            self.future.set_result(self.finish(whole))
+        if self.done < self.rows or self.pieces:
+            self.pieces.append(outputs)
+            if self.done < self.rows:
+                return
+            outputs = tuple(map(np.concatenate, zip(*self.pieces, strict=True)))
+            self.pieces = []
+        self.answered = True
+        try:
+            self.future.set_result(self.finish(outputs))
+        except InvalidStateError:  # the session was aborted at this moment
+            self.answered = False
 
     def fail(self, error: BaseException) -> None:
         """Complete the future with an error; its other rows are of no use any more."""
         self.pieces = []
-        with suppress(InvalidStateError):  # it was completed or cancelled meanwhile
+        if self.error is None:
+            self.error = error
+        try:
             self.future.set_exception(error)
+        except InvalidStateError:  # it was completed or cancelled meanwhile
+            return
 
 
 @dataclass(frozen=True)

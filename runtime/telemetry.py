@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from joulec.costdb.cost import EnergySource
 
@@ -63,15 +63,21 @@ class Sample:
         if self.power_w is not None and later.power_w is not None and self.seconds + later.seconds > 0:
             joules = self.power_w * self.seconds + later.power_w * later.seconds
             power_w = joules / (self.seconds + later.seconds)
-        peaks = [peak for peak in (self.peak_w, later.peak_w) if peak is not None]
-        return replace(
-            longer,
-            t_s=self.t_s,
-            seconds=seconds,
-            batches=self.batches + later.batches,
-            items=self.items + later.items,
-            power_w=power_w,
-            peak_w=max(peaks, default=None),
+        peak_w = self.peak_w if later.peak_w is None else later.peak_w
+        if self.peak_w is not None and later.peak_w is not None:
+            peak_w = max(self.peak_w, later.peak_w)
+        return Sample(
+            self.t_s,
+            seconds,
+            longer.batch,
+            self.batches + later.batches,
+            self.items + later.items,
+            power_w,
+            peak_w,
+            longer.cap_w,
+            longer.power_source,
+            longer.variant,
+            longer.clock_hz,
         )
 
 
@@ -133,7 +139,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._samples: list[Sample] = []
         self._changes: list[BatchChange] = []
-        self._totals = Totals()
+        self._batches = self._items = self._violations = self._batch_changes = self._variant_changes = 0
+        self._seconds = self._metered_s = self._energy_j = self._above_cap_s = 0.0
         self._latest: Sample | None = None
         self._resolution_s = 0.0
         self._above = False
@@ -158,27 +165,34 @@ class Recorder:
     @property
     def totals(self) -> Totals:
         """The sums so far."""
-        return self._totals
+        with self._lock:
+            return Totals(
+                self._batches,
+                self._items,
+                self._seconds,
+                self._metered_s,
+                self._energy_j,
+                self._above_cap_s,
+                self._violations,
+                self._batch_changes,
+                self._variant_changes,
+            )
 
     def add(self, sample: Sample) -> None:
         """Append a sample."""
-        totals = self._totals
-        known = sample.power_w is not None
         above = sample.power_w is not None and sample.cap_w is not None and sample.power_w > sample.cap_w * _SLACK
-        self._totals = Totals(
-            batches=totals.batches + sample.batches,
-            items=totals.items + sample.items,
-            seconds=totals.seconds + sample.seconds,
-            metered_s=totals.metered_s + (sample.seconds if known else 0.0),
-            energy_j=totals.energy_j + (sample.power_w or 0.0) * sample.seconds,
-            above_cap_s=totals.above_cap_s + (sample.seconds if above else 0.0),
-            violations=totals.violations + (above and not self._above),
-            batch_changes=totals.batch_changes,
-            variant_changes=totals.variant_changes,
-        )
-        self._above = above
         self._latest = sample
         with self._lock:
+            self._batches += sample.batches
+            self._items += sample.items
+            self._seconds += sample.seconds
+            if sample.power_w is not None:
+                self._metered_s += sample.seconds
+                self._energy_j += sample.power_w * sample.seconds
+            if above:
+                self._above_cap_s += sample.seconds
+                self._violations += not self._above
+            self._above = above
             if self._samples and self._joins(self._samples[-1], sample):
                 self._samples[-1] = self._samples[-1].joined(sample)
             else:
@@ -188,13 +202,9 @@ class Recorder:
 
     def change(self, change: BatchChange, *, of_variant: bool = False) -> None:
         """Note a change of batch size, or of the variant, or of both."""
-        totals = self._totals
-        self._totals = replace(
-            totals,
-            batch_changes=totals.batch_changes + (change.before != change.after),
-            variant_changes=totals.variant_changes + of_variant,
-        )
         with self._lock:
+            self._batch_changes += change.before != change.after
+            self._variant_changes += of_variant
             if len(self._changes) < _MOST_CHANGES:
                 self._changes.append(change)
 

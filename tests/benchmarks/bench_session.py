@@ -1,6 +1,6 @@
 """What a session costs: throughput beside the bare module's on SqueezeNet at batch 8, and time per request on a no-op.
 
-python tests/benchmarks/bench_session.py
+python tests/benchmarks/bench_session.py [--latency]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import joulec
 
 BATCH = 8
 BATCHES, TURNS = 12, 12
-REQUESTS = 3000
+REQUESTS, ROUNDS = 2000, 15
 
 
 def compile_squeezenet() -> Any:
@@ -73,7 +73,7 @@ def latency(name: str, executor: Any, table: Table) -> None:
     with joulec.Session(executor, batch_sizes=[1], max_wait_s=0.0) as session:
         for one_by_one in (True, False):
             seconds, cpu = [], []
-            for _ in range(5):
+            for _ in range(ROUNDS):
                 start_s, start_cpu_s = time.perf_counter(), time.process_time()
                 if one_by_one:
                     for _ in range(REQUESTS):
@@ -84,14 +84,17 @@ def latency(name: str, executor: Any, table: Table) -> None:
                 seconds.append((time.perf_counter() - start_s) / REQUESTS)
                 cpu.append((time.process_time() - start_cpu_s) / REQUESTS)
             how = "each answered before the next" if one_by_one else "all at once"
-            shown = [f"{statistics.median(found) * 1e6:.1f} µs" for found in (seconds, cpu)]
-            table.add_row(name, how, *shown)
+            figures = (min(seconds), statistics.median(seconds), max(seconds), min(cpu))
+            table.add_row(name, how, *(f"{figure * 1e6:.1f}" for figure in figures))
 
 
 def main() -> None:
-    with compile_squeezenet() as model:
-        throughput(model)
-    table = Table("no-op model, batch 1", f"{REQUESTS} requests", "per request", "of processor time")
+    """Both tables; the second alone with ``--latency``."""
+    if "--latency" not in sys.argv:
+        with compile_squeezenet() as model:
+            throughput(model)
+    title = f"no-op, batch 1: µs per request, {ROUNDS} rounds of {REQUESTS}"
+    table = Table("executor", "requests", "best", "median", "worst", "processor time", title=title)
     latency("callable", lambda x: x, table)
     Console().print(table)
 
