@@ -293,5 +293,5 @@ class RequestQueue:
 
 def _late(request: Request) -> DeadlineExceeded:
     assert request.deadline_s is not None
-    allowed_s = request.deadline_s - request.arrived_s
+    allowed_s = max(request.deadline_s - request.arrived_s, 0.0)
     return DeadlineExceeded(f"the request's deadline of {allowed_s:.3g} s came before its first row began")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -233,6 +234,7 @@ class Session:
         Raises:
             QueueClosed: the session is closed.
             QueueFull: the queue is full and the session rejects.
+            ValueError: the deadline is no number.
         """
         try:
             arrays, rows, signature = self._runner.accept(inputs, named)
@@ -240,6 +242,8 @@ class Session:
             failed: Future[Any] = Future()
             failed.set_exception(error)
             return failed
+        if deadline_s is not None and math.isnan(deadline_s):
+            raise ValueError("deadline_s must be a number of seconds, not NaN")
         due_s = None if deadline_s is None else self._clock() + deadline_s
         return self._queue.put(Request(arrays, rows, self._runner.finish, deadline_s=due_s, signature=signature))
 

@@ -73,6 +73,7 @@ class Exporter:
     _weights: dict[str, _Array] = field(default_factory=dict)
     _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
     _externals: dict[str, bytes] = field(default_factory=dict)
+    _symbols: dict[str, int] = field(default_factory=dict)
 
     def add(
         self,
@@ -114,6 +115,12 @@ class Exporter:
     def finish(self) -> Exported:
         """All functions added so far."""
         return Exported(self._entries, self._weights, self._externals)
+
+    def symbol(self, kernel: str) -> str:
+        """A kernel's name in the library: functions that are built apart must not define it twice."""
+        place = len(self._entries)
+        first = self._symbols.setdefault(kernel, place)
+        return kernel if first == place else f"{kernel}_f{place}"
 
     def weight(self, node: Node, algorithm: RelayAlgorithm, index: int, weight: Weight) -> str:
         """Digest of a constant as the algorithm reads it."""
@@ -221,6 +228,7 @@ class _Body:
         """A call of a function of its own: `relay.build` merges equal ones again by their ``global_symbol``."""
         self.kernels.append(name)
         variable = relay.GlobalVar(f"{name}_{len(self.kernels)}")
+        function = function.with_attr("global_symbol", self.exporter.symbol(name))
         self.functions[variable] = function
         called = relay.Call(variable, operands)
         if len(results) == 1:

@@ -175,6 +175,15 @@ def test_a_request_that_did_not_begin_in_time_fails_alone():
     assert gate.ran == [1.0, 3.0]
 
 
+def test_a_deadline_that_has_passed_already():
+    with Session(lambda x: x, batch_sizes=[1]) as session:
+        for deadline_s in (0.0, -1.0):
+            with pytest.raises(DeadlineExceeded, match="deadline of 0 s came before its first row began"):
+                session.submit(np.ones((1, 1)), deadline_s=deadline_s).result(timeout=30)
+        with pytest.raises(ValueError, match="not NaN"):
+            session.submit(np.ones((1, 1)), deadline_s=float("nan"))
+
+
 def test_a_near_deadline_ends_the_wait_for_others():
     with Session(lambda x: x, batch_sizes=[8], max_wait_s=30.0) as session:
         start_s = time.monotonic()
