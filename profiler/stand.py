@@ -54,8 +54,12 @@ class Guarded(Protocol):
     def guard(self) -> None:
         """Mark what lies around the buffers; right before a run."""
 
-    def violation(self) -> str:
-        """What was written where it must not be since `guard`; empty where nothing was."""
+    def violation(self, thorough: bool) -> str:
+        """What was written where it must not be since `guard`; empty where nothing was.
+
+        Args:
+            thorough: look wherever that may be, even if it takes a while.
+        """
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class LocalStand:
 
     def warm_up(self, seconds: float) -> float:
         """See `Stand.warm_up`."""
-        return self.guarded(lambda: warm_up(self._workload, seconds, self._clock))
+        return self.guarded(lambda: warm_up(self._workload, seconds, self._clock), thorough=True)
 
     def sample(self, calls: int, count: int, settle: bool) -> tuple[Sample, ...]:
         """See `Stand.sample`."""
@@ -213,8 +217,12 @@ class LocalStand:
         if phase_s is not None and isinstance(self._meter, PartTime):
             self._sleep((phase_s - (self._clock() - self._grid_s)) % self._meter.update_s)
 
-    def guarded(self, run: Callable[[], _Result]) -> _Result:
+    def guarded(self, run: Callable[[], _Result], thorough: bool = False) -> _Result:
         """What ``run`` returns, unless the workload wrote where it must not.
+
+        Args:
+            run: runs it.
+            thorough: see `Guarded.violation`.
 
         Raises:
             OutOfBoundsError: it did.
@@ -223,7 +231,7 @@ class LocalStand:
         if guarded is not None:
             guarded.guard()
         result = run()
-        if guarded is not None and (found := guarded.violation()):
+        if guarded is not None and (found := guarded.violation(thorough)):
             raise OutOfBoundsError(found)
         return result
 

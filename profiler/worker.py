@@ -153,7 +153,7 @@ class _Bench:
             protocol = self._protocol
             if not isinstance(protocol, Paper):
                 raise TypeError(f"{protocol!r} measures in turns")
-            return Returned(stand.guarded(lambda: protocol.measure(workload, self._meter, stand.work)))
+            return Returned(stand.guarded(lambda: protocol.measure(workload, self._meter, stand.work), thorough=True))
         except MeterError as error:
             return Broken(str(error), meter=True)
         except Exception as error:  # noqa: BLE001 - whatever the workload raises becomes a stored failure

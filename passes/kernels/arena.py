@@ -8,7 +8,7 @@ the one place where that is imitated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.passes.graph import TensorType
+from joulec.passes.kernels.fence import GUARD_BYTES, RESULT_GUARD_BYTES, Buffer, carve
 from joulec.passes.kernels.target import last_level_bytes
 
 CONSTANT_SPAN = 1.5
@@ -50,18 +51,18 @@ class Arena:
         self._data = _aligned(0)
         self._results = _aligned(0)
 
-    def operands(self, types: Sequence[TensorType]) -> list[_Array]:
-        """Filled arrays, 64-byte aligned, that do not overlap."""
-        self._grow(sum(_room(type) for type in types))
-        return _cut(self._data, types, self._other)
+    def operands(self, types: Sequence[TensorType]) -> list[Buffer]:
+        """Filled arrays, 64-byte aligned, that do not overlap, with guard bytes between them."""
+        self._grow(_need(types, GUARD_BYTES))
+        return _cut(self._data, types, GUARD_BYTES, self._other)
 
-    def results(self, types: Sequence[TensorType]) -> list[_Array]:
-        """Writable arrays, 64-byte aligned, that do not overlap."""
-        need = sum(_room(type) for type in types)
+    def results(self, types: Sequence[TensorType]) -> list[Buffer]:
+        """Writable arrays, 64-byte aligned, that do not overlap, with guard bytes between them."""
+        need = _need(types, RESULT_GUARD_BYTES)
         if need > self._results.size:
             self._results = _aligned(need)
             self._results.fill(1.0)
-        return _cut(self._results, types, lambda type: np.ones(type.shape, type.dtype))
+        return _cut(self._results, types, RESULT_GUARD_BYTES, lambda type: np.ones(type.shape, type.dtype))
 
     def _grow(self, need: int) -> None:
         if need <= self._data.size:
@@ -91,6 +92,11 @@ def arena(seed: int) -> Arena:
     return Arena(seed)
 
 
+def _need(types: Sequence[TensorType], guard: int) -> int:
+    """Float32 elements that tensors take in a block, guards around each."""
+    return sum(_room(type) + guard // 4 for type in types) + guard // 4
+
+
 def _room(type: TensorType) -> int:
     """Float32 elements that a tensor takes in a block, rounded up to the alignment."""
     return -(-type.bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES // 4 if type.dtype == "float32" else 0
@@ -102,21 +108,24 @@ def _aligned(size: int) -> npt.NDArray[np.float32]:
     return raw[begin : begin + size * 4].view(np.float32)
 
 
-def _cut(block: npt.NDArray[np.float32], types: Sequence[TensorType], otherwise: Any) -> list[_Array]:
-    arrays = []
-    begin = 0
+def _cut(
+    block: npt.NDArray[np.float32], types: Sequence[TensorType], guard: int, otherwise: Callable[[TensorType], _Array]
+) -> list[Buffer]:
+    buffers = []
+    begin = guard
     for type in types:
         if type.dtype != "float32":
-            arrays.append(_copied(otherwise(type)))
+            buffers.append(_copied(otherwise(type), guard))
             continue
-        arrays.append(block[begin : begin + type.size].reshape(type.shape))
-        begin += _room(type)
-    return arrays
+        buffers.append(carve(block.view(np.uint8), begin, type.shape, "float32", guard))
+        begin += 4 * _room(type) + guard
+    return buffers
 
 
-def _copied(array: _Array) -> _Array:
-    """The array at an aligned address."""
-    size = -(-array.nbytes // 4)
-    place = _aligned(size).view(np.uint8)[: array.nbytes].view(array.dtype).reshape(array.shape)
-    place[...] = array
-    return place
+def _copied(array: _Array, guard: int) -> Buffer:
+    """The array at an aligned address of its own."""
+    block = _aligned(-(-array.nbytes // 4) + 2 * guard // 4).view(np.uint8)
+    block.fill(0)
+    buffer = carve(block, guard, array.shape, str(array.dtype), guard)
+    buffer.array[...] = array
+    return buffer

@@ -88,7 +88,7 @@ def _own_lowering(payload: KernelPayload) -> Workload:
         return results[0] if len(results) == 1 else relax.Tuple(results)
 
     ring = ring_of(spec, [operand.type for operand in spec.operands], (), arena(payload.seed), _tensor)
-    overhead_s = loop_s(compiled(lambda builder, operands: relax.Tuple(operands[:1])), ring)
+    overhead_s = loop_s(compiled(lambda builder, operands: relax.Tuple(operands[:1])), ring.turns)
     return Rotating(compiled(operator), ring, overhead_s)
 
 
@@ -118,5 +118,5 @@ def _packed_overhead_s(count: int) -> float:
         for index in range(count):
             T.arg(f"argument{index}", T.handle())
         T.evaluate(0)
-    tensor = _tensor(arena(0).operands([TensorType((16,))])[0])
+    tensor = _tensor(arena(0).operands([TensorType((16,))])[0].array)
     return loop_s(_compiled(builder.get(), '{"kind": "llvm"}'), [(tensor,) * count])

@@ -54,7 +54,7 @@ def _own(payload: RelayPayload) -> Workload:
     ring = ring_of(spec, types_read(spec, payload.algorithm), (), arena(payload.seed), tvm.nd.from_dlpack)
     copies = relay.Function(function.params[:1], relay.copy(function.params[0]))
     run, idle = (_runner(one, payload.target.target) for one in (function, copies))
-    return Rotating(run, ring, loop_s(idle, [(arguments[0],) for arguments in ring[:1]]))
+    return Rotating(run, ring, loop_s(idle, [(arguments[0],) for arguments in ring.turns[:1]]))
 
 
 def _runner(function: Any, target: str) -> Callable[..., object]:
@@ -85,5 +85,5 @@ def _overhead_s(count: int) -> float:
     result = te.compute((1,), lambda i: sum((tensor[i] for tensor in tensors), tvm.tir.const(0.0)), name="r")
     schedule = te.create_schedule(result.op)
     function = tvm.build(schedule, [*tensors, result], "llvm", name="idle")["idle"]
-    arrays = arena(0).results([TensorType((1,))] * count)
+    arrays = [buffer.array for buffer in arena(0).results([TensorType((1,))] * count)]
     return loop_s(function, [tuple(map(tvm.nd.from_dlpack, arrays))])

@@ -62,7 +62,7 @@ def test_constants_rotate_further_than_the_last_level_cache_and_the_rest_does_no
     spec = make(MatMul(), [(2, 100), (100, 100)], constants=[1]).spec
     types = [operand.type for operand in spec.operands]
     ring = rotation.ring_of(spec, types, spec.results, Arena(0), module._tensor)
-    places = [{_address(arguments[index]) for arguments in ring} for index in range(3)]
+    places = [{_address(arguments[index]) for arguments in ring.turns} for index in range(3)]
     assert len(places[1]) * 40000 >= CONSTANT_SPAN * (1 << 20)
     assert len(places[0]) == len(places[2]) == RUNTIME_COPIES
     assert places[0].isdisjoint(places[1])
@@ -80,17 +80,21 @@ def test_small_constants_have_a_limited_number_of_copies():
 
 def test_the_arena_hands_out_aligned_random_numbers_and_grows(small_caches):
     data = Arena(1)
-    first = data.operands([TensorType((7, 3)), TensorType((5,))])
+    first = _arrays(data.operands([TensorType((7, 3)), TensorType((5,))]))
     assert all(array.ctypes.data % 64 == 0 for array in first)
     assert not np.shares_memory(*first)
-    large = data.operands([TensorType((2_000_000,))])[0]
+    (large,) = _arrays(data.operands([TensorType((2_000_000,))]))
     assert 0.9 < large.std() < 1.1
     assert (large != 0).all()
-    again = Arena(1).operands([TensorType((7, 3))])[0]
+    (again,) = _arrays(Arena(1).operands([TensorType((7, 3))]))
     assert np.array_equal(first[0], again)
-    results = data.results([TensorType((9,)), TensorType((9,))])
+    results = _arrays(data.results([TensorType((9,)), TensorType((9,))]))
     assert not any(np.shares_memory(result, large) for result in results)
-    assert np.array_equal(data.operands([TensorType((3,), "int64")])[0], [1, 1, 1])
+    assert np.array_equal(_arrays(data.operands([TensorType((3,), "int64")])), [[1, 1, 1]])
+
+
+def _arrays(buffers):
+    return [buffer.array for buffer in buffers]
 
 
 def test_kernels_are_found_by_their_names(make, host):
