@@ -7,50 +7,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from joulec.runtime.policies.protocol import Configuration, Decision, State, Telemetry
+from joulec.runtime.policies.visit import SHORT, Noise, Visit
 
 _DRIFT = 0.06  # a settled level whose power moved by this share of what was remembered: the load has changed
 _DOUBT = 24  # readings after which a level near the cap is judged as it is
-_NOISE = 0.01  # relative, of a reading, until its own spread is known
-_NEAR = 1.15  # beyond a level that exceeds the cap by more than this, larger ones are not tried
+_ENOUGH = 12  # readings that show all phases of a batch that is not short beside the sensor's window
+_NEAR = 0.08  # beyond a level that exceeds the cap by more than this share, larger ones are not tried
 _FULL_RATE = 1.005
-_UPPER = 1.2  # standard deviations of the readings above their mean that must fit, for a level to be chosen
-_UPPER_STAY = 1.0  # and to stay: spikes and noise are in them
-_MEMORY = 100  # readings that a mean reaches back
+_UPPER = 1.6  # standard deviations of a reading that must fit above the highest power, for a level to be chosen
+_UPPER_STAY = 0.5  # and to stay
+_WARMING = 0.025  # share by which power may grow while the device warms up,
+_WARMING_S = 60.0  # over about so long
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Seen:
-    """Readings of one level."""
+    """What is remembered of a level: logarithms of its highest and its mean power; rows per second."""
 
-    count: int = 0
-    mean_w: float = 0.0
-    squares: float = 0.0
-    rate: float = 0.0
-
-    def add(self, watts: float) -> None:
-        self.count += 1
-        delta = watts - self.mean_w
-        self.mean_w += delta / min(self.count, _MEMORY)
-        self.squares += delta * (watts - self.mean_w)
-        if self.count > _MEMORY:  # forget as the mean does
-            self.squares *= 1 - 1 / self.count
-
-    @property
-    def error_w(self) -> float:
-        """Standard error of the mean."""
-        return self.spread_w / math.sqrt(min(self.count, _MEMORY))
-
-    @property
-    def spread_w(self) -> float:
-        """Standard deviation of the readings."""
-        return math.sqrt(self.squares / (self.count - 1)) if self.count > 7 else _NOISE * self.mean_w
+    highest: float
+    mean: float
+    rate: float
 
 
 class WindowedPolicy:
     """Pseudo-binary search over levels, as `PaperPolicy`, with these repairs:
 
-    - A level is judged by the upper quantile of readings over at least two sensor windows, and while that is within
-      its own error of the cap, by more of them. A reading far above the cap is judged at once.
+    - A level is judged by its highest power over at least two sensor windows (`Visit`), and while that is within its
+      own error of the cap, by more of them. A reading far above the cap is judged at once.
+    - A level that is chosen leaves room for noise, and in the first minutes for a device that warms up; one that was
+      chosen stays until it is seen to exceed the cap. So a steady device is not left again.
     - What a level drew, and how fast it was, is remembered. A level known to exceed the cap is not tried again while
       that cap holds, so nothing oscillates; on a change of the cap the search starts from what is known.
     - Power need not grow with the level: after the search, levels further up are each tried once, and of those that
@@ -74,8 +59,11 @@ class WindowedPolicy:
         self._seen: dict[int, _Seen] = {}
         self._current, self._top = 0, len(self._levels) - 1
         self._cap_w = math.nan
+        self._t_s = 0.0
         self._since_s: float | None = None
-        self._fresh = _Seen()
+        self._sensor_s = 0.0
+        self._noise = Noise()
+        self._visit = Visit()
         self._settled = False
         self.decision = Decision(self._levels[0], "searching", "start at the smallest level")
 
@@ -86,56 +74,79 @@ class WindowedPolicy:
             if not first:
                 self._settled = False
                 self._choose("the cap changed")
-        highest_w = telemetry.highest_w
-        if telemetry.configuration != self._levels[self._current] or highest_w is None or not telemetry.readings:
+        self._t_s = telemetry.t_s
+        ran, power_w, highest_w = telemetry.configuration, telemetry.power_w, telemetry.highest_w
+        if ran != self._levels[self._current] or power_w is None or highest_w is None or not telemetry.readings:
             return self.decision
         if self._since_s is None:
             self._since_s = telemetry.t_s - telemetry.seconds
-            self._fresh = _Seen()
-        self._fresh.add(highest_w)
+            self._visit = Visit()
+        self._sensor_s = telemetry.sensor_window_s
+        visit = self._visit
+        visit.add(math.log(power_w), math.log(highest_w), telemetry.readings)
         if telemetry.batch_s:
-            rate = telemetry.configuration.batch / telemetry.batch_s
-            self._fresh.rate += (rate - self._fresh.rate) / min(self._fresh.count, 50)
-        self._judge(telemetry, highest_w)
+            visit.add_batches(telemetry.batches, telemetry.batch_s)
+        if visit.single and visit.single % 16 == 0:
+            self._noise.learn(visit, short=self._phases < SHORT / 2)
+        self._judge(math.log(highest_w))
         return self.decision
 
-    def _judge(self, telemetry: Telemetry, highest_w: float) -> None:
-        assert self._since_s is not None
-        fresh, cap_w = self._fresh, self._cap_w
-        if highest_w > 1.05 * cap_w and fresh.mean_w > 1.02 * cap_w:  # at once
-            self._seen[self._current] = fresh
-            self._choose(f"{highest_w:.4g} W, above the cap of {cap_w:.4g} W")
-            return
-        if telemetry.t_s - self._since_s < 2 * telemetry.sensor_window_s or fresh.count < 2:
-            return
-        if self._settled:
-            self._watch()
-            return
-        upper_w = fresh.mean_w + _UPPER * fresh.spread_w
-        if abs(upper_w - cap_w) < 2 * fresh.error_w and fresh.count < _DOUBT:
-            return
-        self._seen[self._current] = fresh
-        self._choose(f"{fresh.mean_w:.4g} W under a cap of {cap_w:.4g} W")
+    @property
+    def _phases(self) -> float:
+        """How long a batch is, as a share of the sensor's window."""
+        return self._visit.batch_s / self._sensor_s if self._sensor_s else 0.0
 
-    def _watch(self) -> None:
+    def _remember(self) -> None:
+        visit = self._visit
+        highest, _ = visit.power(self._noise.deviation, self._phases)
+        rate = self._levels[self._current].batch / visit.batch_s if visit.batch_s else 0.0
+        self._seen[self._current] = _Seen(highest, visit.mean, rate)
+
+    def _judge(self, last: float) -> None:
+        assert self._since_s is not None
+        visit, cap = self._visit, math.log(self._cap_w)
+        highest, variance = visit.power(self._noise.deviation, self._phases)
+        if last > cap + 0.05 and highest > cap + 0.02:
+            self._remember()
+            self._choose(f"{math.exp(last):.4g} W, above the cap of {self._cap_w:.4g} W")
+            return
+        if self._t_s - self._since_s < 2 * self._sensor_s or visit.count < 2:
+            return
+        error = 2 * math.sqrt(variance)
+        if self._settled:
+            self._watch(highest + _UPPER_STAY * self._noise.deviation - error > cap)
+            return
+        room = cap - self._margin_above - highest
+        if abs(room) < error and visit.count < _DOUBT:
+            return
+        if visit.count < _ENOUGH and self._phases >= SHORT and 0 < room < 2 * error:
+            return
+        self._remember()
+        self._choose(f"{math.exp(highest):.4g} W under a cap of {self._cap_w:.4g} W")
+
+    def _watch(self, above: bool) -> None:
         """A settled level: is its power still what it was?"""
-        fresh = self._fresh
-        if fresh.count < 8:
+        visit = self._visit
+        if visit.count < 8:
             return
         before = self._seen.get(self._current)
-        moved = before is not None and abs(fresh.mean_w - before.mean_w) > _DRIFT * before.mean_w
-        above = fresh.mean_w + _UPPER_STAY * fresh.spread_w - 2 * fresh.error_w > self._cap_w
+        moved = before is not None and abs(visit.mean - before.mean) > _DRIFT
         smallest = self.decision.state == "smallest"
         if moved:
             self._seen.clear()
         if moved or (above and not smallest):
-            self._seen[self._current] = fresh
+            self._remember()
             self._settled = False
-            self._choose("the load has changed" if moved else f"{fresh.mean_w:.4g} W, above the cap")
+            self._choose("the load has changed" if moved else f"{math.exp(visit.mean):.4g} W, above the cap")
+
+    @property
+    def _margin_above(self) -> float:
+        """What must fit between a level's highest power and the cap, as a share."""
+        return _UPPER * self._noise.deviation + _WARMING * math.exp(-self._t_s / _WARMING_S)
 
     def _fits(self, index: int) -> bool:
         seen = self._seen.get(index)
-        return seen is not None and seen.mean_w + _UPPER * seen.spread_w <= self._cap_w
+        return seen is not None and seen.highest + self._margin_above <= math.log(self._cap_w)
 
     def _choose(self, why: str) -> None:
         """The next level to try, or to stay at."""
@@ -151,7 +162,7 @@ class WindowedPolicy:
             if unknown:
                 self._move(unknown[len(unknown) // 2], why)
             else:
-                self._stay(min(known, key=lambda index: self._seen[index].mean_w), "smallest", why)
+                self._stay(min(known, key=lambda index: self._seen[index].highest), "smallest", why)
             return
         trial = self._trial(low, above)
         if trial is not None:
@@ -160,18 +171,18 @@ class WindowedPolicy:
         best = max(good, key=lambda index: self._seen[index].rate)
         smallest = [index for index in good if self._seen[index].rate * _FULL_RATE >= self._seen[best].rate]
         chosen = min(smallest)
-        in_band = self._seen[chosen].mean_w >= self._margin * self._cap_w
+        in_band = self._seen[chosen].highest >= math.log(self._margin * self._cap_w)
         state: State = "settled" if in_band else "largest" if chosen == self._top else "gap"
         self._stay(chosen, state, why)
 
     def _trial(self, low: int, above: int) -> int | None:
         """A level further up that is worth a try: by bisection below the band, else the next."""
         if low >= 0 and low + 1 < above:
-            room = self._seen[low].mean_w < self._margin * self._cap_w
+            room = self._seen[low].highest < math.log(self._margin * self._cap_w)
             return math.ceil((low + min(above, self._top)) / 2) if room and low + 1 < min(above, self._top) else low + 1
         beyond = [index for index in range(above, self._top + 1) if index not in self._seen]
         near = all(
-            self._seen[index].mean_w < _NEAR * self._cap_w
+            self._seen[index].highest < math.log(self._cap_w) + _NEAR
             for index in range(above, self._top + 1)
             if index in self._seen
         )
