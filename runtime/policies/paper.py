@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from joulec.runtime.policies.protocol import Configuration, Decision, State, Telemetry
@@ -26,10 +27,11 @@ def useful_sizes(profile: Mapping[int, float]) -> list[int]:
 class PaperPolicy:
     """BatchSizer (second paper, Section 4.2 and Algorithm 1), made precise.
 
-    It starts at the smallest size. An epoch is ``epoch_batches`` batches at one size; its highest reading decides:
-    within [``cap_margin`` x cap, cap] the size stays; below, it moves to the middle of itself and the upper bound,
-    rounded up; above, to the middle of the lower bound and itself, rounded down. Each decision moves a bound, so the
-    search ends after O(log n) epochs. Where the listing is silent or loops:
+    It starts at the smallest size. Once ``last_batches`` batches ran at the current size, the highest reading of the
+    last so many decides after every batch: within [``cap_margin`` x cap, cap] the size stays; below, it moves to the
+    middle of itself and the upper bound, rounded up; above, to the middle of the lower bound and itself, rounded down.
+    Readings of another size are cleared. Each move narrows the bounds, so the search ends after O(log n) moves. Where
+    the listing is silent or loops:
 
     - The bounds are indices of sizes known not to fit (``below`` draws too little, ``above`` too much) or lie just
       outside of the set; so every size can be reached and none is tried twice in one search.
@@ -43,7 +45,7 @@ class PaperPolicy:
     Args:
         levels: what to choose from, ascending in batch size: configurations, or bare batch sizes.
         cap_margin: the paper's alpha.
-        epoch_batches: batches per epoch (the paper: 10).
+        last_batches: batches at the current size whose readings decide (the paper: 10).
         drift: share of the cap by which a reading must fall before a gap is searched again.
         online: find the largest useful size while running: where the search has ended, the next smaller size is
             measured once, and kept where it is as fast (Section 4.2). Otherwise leave sizes that are of no use out
@@ -60,7 +62,7 @@ class PaperPolicy:
         levels: Sequence[Configuration | int],
         *,
         cap_margin: float = 0.8,
-        epoch_batches: int = 10,
+        last_batches: int = 10,
         drift: float = 0.05,
         online: bool = False,
     ) -> None:
@@ -71,10 +73,10 @@ class PaperPolicy:
             raise ValueError(f"batch sizes must be whole numbers from 1 up, not {self._sizes}")
         if not 0 < cap_margin <= 1:
             raise ValueError(f"cap_margin must lie in (0, 1], not {cap_margin}")
-        if epoch_batches < 1:
-            raise ValueError(f"epoch_batches must be at least 1, not {epoch_batches}")
+        if last_batches < 1:
+            raise ValueError(f"last_batches must be at least 1, not {last_batches}")
         self._margin = cap_margin
-        self._epoch = epoch_batches
+        self._last = last_batches
         self._drift = drift
         self._online = online
         self._rates: dict[int, float] = {}
@@ -84,8 +86,8 @@ class PaperPolicy:
         self._allowed: int | None = None
         self._cap_w: float | None = None
         self._gap_w = 0.0
-        self._peak_w = 0.0
-        self._count = 0
+        self._readings: deque[tuple[float, int]] = deque()  # watts, and over how many batches
+        self._count = 0  # batches in them
         self._decision = Decision(self._levels[0], "searching", "start at the smallest batch size")
         self._restore()
 
@@ -105,17 +107,26 @@ class PaperPolicy:
         level = self._levels[self._current]
         partly = ran.batch < level.batch and highest_w > cap_w
         if ran == level or partly:
-            self._peak_w = max(self._peak_w, highest_w)
-            self._count += telemetry.batches
+            self._read(highest_w, telemetry.batches)
             if telemetry.batch_s and ran == level:
                 self._rates[self._current] = ran.batch / telemetry.batch_s
-            if self._count >= self._epoch:
-                peak_w, self._peak_w, self._count = self._peak_w, 0.0, 0
+            if self._count >= self._last:
                 if self._compared is None:
-                    self._decide(peak_w, cap_w)
+                    self._decide(max(watts for watts, _ in self._readings), cap_w)
                 else:
                     self._compare()
         return self._decision
+
+    def _read(self, watts: float, batches: int) -> None:
+        """Keep the readings of the last batches."""
+        self._readings.append((watts, batches))
+        self._count += batches
+        while self._count - self._readings[0][1] >= self._last:
+            self._count -= self._readings.popleft()[1]
+
+    def _clear(self) -> None:
+        self._readings.clear()
+        self._count = 0
 
     def _restore(self) -> None:
         """Full bounds."""
@@ -186,6 +197,7 @@ class PaperPolicy:
         assert larger is not None
         if self._rates.get(larger, 0.0) > _USEFUL * self._rates.get(self._current, 0.0):
             self._current = larger
+            self._clear()
             self._stay("settled", f"batch size {self._sizes[larger]} is faster than the next smaller one")
         else:
             self._top, self._above = self._current, self._current + 1
@@ -193,7 +205,7 @@ class PaperPolicy:
 
     def _move(self, index: int, reason: str) -> None:
         self._current = index
-        self._peak_w, self._count = 0.0, 0
+        self._clear()
         self._decision = Decision(self._levels[index], "searching", reason)
 
     def _stay(self, state: State, reason: str) -> None:

@@ -81,7 +81,7 @@ class Visit:
         known_var = max(noise * noise / min(count, _LONGEST), 1e-6)
         if phases < SHORT:
             return self.mean, known_var
-        peaks = max(count // 4, 1)  # only some readings fall upon a batch's peak
+        peaks = max(round(count * (1 - 0.75 * min(phases, 1.0))), 1)  # of a long batch only some fall upon its peak
         highest = max(self._highest, self._before) - _HIGHEST[peaks - 1] * noise
         unseen = _PHASES * min(phases, 1.0) / count
         return max(self.mean, highest), known_var + unseen * unseen

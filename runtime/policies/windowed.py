@@ -14,9 +14,10 @@ _DOUBT = 24  # readings after which a level near the cap is judged as it is
 _ENOUGH = 12  # readings that show all phases of a batch that is not short beside the sensor's window
 _NEAR = 0.08  # beyond a level that exceeds the cap by more than this share, larger ones are not tried
 _FULL_RATE = 1.005
-_UPPER = 1.6  # standard deviations of a reading that must fit above the highest power, for a level to be chosen
+_UPPER = 1.3  # standard deviations of a reading that must fit above the highest power, for a level to be chosen
 _UPPER_STAY = 0.5  # and to stay
-_WARMING = 0.025  # share by which power may grow while the device warms up,
+_OFTEN = 0.08  # share of the last readings above the cap, for a level that was chosen to be left
+_WARMING = 0.02  # share by which power may grow while the device warms up,
 _WARMING_S = 60.0  # over about so long
 
 
@@ -64,6 +65,7 @@ class WindowedPolicy:
         self._sensor_s = 0.0
         self._noise = Noise()
         self._visit = Visit()
+        self._above = 0.0  # share of the last readings above the cap
         self._settled = False
         self.decision = Decision(self._levels[0], "searching", "start at the smallest level")
 
@@ -80,10 +82,11 @@ class WindowedPolicy:
             return self.decision
         if self._since_s is None:
             self._since_s = telemetry.t_s - telemetry.seconds
-            self._visit = Visit()
+            self._visit, self._above = Visit(), 0.0
         self._sensor_s = telemetry.sensor_window_s
         visit = self._visit
         visit.add(math.log(power_w), math.log(highest_w), telemetry.readings)
+        self._above += ((highest_w > cap_w) - self._above) / min(visit.count, 32)
         if telemetry.batch_s:
             visit.add_batches(telemetry.batches, telemetry.batch_s)
         if visit.single and visit.single % 16 == 0:
@@ -114,7 +117,8 @@ class WindowedPolicy:
             return
         error = 2 * math.sqrt(variance)
         if self._settled:
-            self._watch(highest + _UPPER_STAY * self._noise.deviation - error > cap)
+            exceeds = highest + _UPPER_STAY * self._noise.deviation - error > cap
+            self._watch(exceeds and self._above > _OFTEN)
             return
         room = cap - self._margin_above - highest
         if abs(room) < error and visit.count < _DOUBT:

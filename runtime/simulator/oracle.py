@@ -67,13 +67,13 @@ def oracle_throughput(
     return rows / duration_s
 
 
-def fixed_throughput(device: Device, cap_w: Trace, duration_s: float) -> float:
+def fixed_throughput(device: Device, cap_w: Trace, duration_s: float, *, arrivals: Trace | None = None) -> float:
     """Rows per second of the best fixed batch size (fast variant, full clock) that keeps to the cap all the time.
 
-    Zero where none does.
+    Zero where none does. With ``arrivals``, no more than those bring.
     """
     lowest = min(value for t_s, value in zip(cap_w.times_s, cap_w.values, strict=True) if t_s < duration_s)
-    best = 0.0
+    fitting = []
     for item in device.space.at_full_clock():
         watts, temperature = device.mean_w(item), device.temperature
         rise = temperature.kelvin_per_w * watts * (1 - np.exp(-duration_s / temperature.time_constant_s))
@@ -81,5 +81,8 @@ def fixed_throughput(device: Device, cap_w: Trace, duration_s: float) -> float:
             factor = 1 + temperature.leakage_per_k * rise
             rise = temperature.kelvin_per_w * watts * factor * (1 - np.exp(-duration_s / temperature.time_constant_s))
         if device.window_w(item) * (1 + temperature.leakage_per_k * rise) <= lowest:
-            best = max(best, item.batch / device.batch_s(item))
-    return best
+            fitting.append(item)
+    if arrivals is None:
+        return max((item.batch / device.batch_s(item) for item in fitting), default=0.0)
+    rates = [oracle_throughput(device, cap_w, duration_s, arrivals=arrivals, configurations=[item]) for item in fitting]
+    return max(rates, default=0.0)

@@ -152,7 +152,7 @@ class Simulation:
         seen: list[float] = []
         while (now_s := self._history.end_s) < duration_s:
             cap_w = self._cap.at(now_s)
-            configuration, count, served = self._next(decision.configuration, now_s)
+            configuration, count, served = self._next(decision.configuration, now_s, alone=decision.state == "smallest")
             failed = count > 0 and any(
                 f.kind == "kernel" and f.at(now_s) and configuration.batch >= f.batch for f in self._device.faults
             )
@@ -212,13 +212,16 @@ class Simulation:
             fault = decision.fault
         return self._outcome(steps, warnings)
 
-    def _next(self, wanted: Configuration, now_s: float) -> tuple[Configuration, int, int]:
-        """What runs next: the configuration, how many batches until something may change, and rows computed."""
+    def _next(self, wanted: Configuration, now_s: float, *, alone: bool) -> tuple[Configuration, int, int]:
+        """What runs next: the configuration, how many batches until something may change, and rows computed.
+
+        A batch runs ``alone`` where a pause follows each.
+        """
         first_s = (
             self._device.batch_s(wanted) if wanted not in self._phases else sum(p[0] for p in self._phases[wanted])
         )
         stop_s = min(self._sensor.next_s + self._device.sensor.delay_s, self._cap.next_change_s(now_s))
-        count = max(1, math.ceil((stop_s - now_s) / first_s - 1e-9))
+        count = 1 if alone else max(1, math.ceil((stop_s - now_s) / first_s - 1e-9))
         if self._arrivals is None:
             return wanted, count, count * wanted.batch
         if self._queued >= wanted.batch:
@@ -253,7 +256,7 @@ class Simulation:
             self._device.mean_w(configuration) * self._leakage(),
         )
         batch_s = self._device.batch_s(configuration)
-        owed_s = _PAUSE_S if cap_w <= idle_w else batch_s * max(busy_w * 1.02 - cap_w, 0.0) / (cap_w - idle_w)
+        owed_s = _PAUSE_S if cap_w <= idle_w else batch_s * max(busy_w * 1.05 - cap_w, 0.0) / (cap_w - idle_w)
         self._rest(min(owed_s, _PAUSE_S))
 
     def _leakage(self) -> float:

@@ -65,7 +65,7 @@ def run_job(
 ) -> list[Result]:
     """Run policies on a job. Noise and the errors of the prior come from the seed."""
     best = oracle_throughput(job.device, job.cap_w, duration_s, arrivals=job.arrivals, latency_slo_s=latency_slo_s)
-    fixed = fixed_throughput(job.device, job.cap_w, duration_s)
+    fixed = fixed_throughput(job.device, job.cap_w, duration_s, arrivals=job.arrivals)
     results = []
     for name in policies:
         options = PolicyOptions(predictions=prior(job.device, seed + 1), latency_slo_s=latency_slo_s)

@@ -110,7 +110,46 @@ def test_decides_after_ten_batches_by_their_highest_reading():
     assert policy.decision.batch == 2
 
 
-def test_a_reading_over_many_batches_closes_the_epoch():
+def test_each_batch_is_judged_with_the_nine_before_it():
+    policy = PaperPolicy([1, 2, 4])
+    for _ in range(10):
+        policy.step(Telemetry(Configuration(1), 85.0), 100.0)
+    assert policy.decision.state == "settled"
+    for number in range(9):
+        assert policy.step(Telemetry(Configuration(1), 10.0), 100.0).batch == 1, number
+    assert policy.step(Telemetry(Configuration(1), 10.0), 100.0).batch == 2  # the tenth after the last of 85 W
+    for _ in range(10):
+        policy.step(Telemetry(Configuration(2), 85.0), 100.0)
+    assert policy.step(Telemetry(Configuration(2), 101.0), 100.0).batch == 1  # with the first above the cap
+
+
+def test_readings_of_another_size_do_not_count():
+    policy = PaperPolicy([1, 2, 4])
+    assert epochs(policy, {1: 10.0}, 100.0, 1) == [2]
+    for _ in range(9):
+        assert policy.step(Telemetry(Configuration(2), 130.0), 100.0).batch == 2
+    assert policy.step(Telemetry(Configuration(2), 130.0), 100.0).batch == 1
+
+
+def test_the_illustrative_walk():
+    """Up, down and up again as the workflow of Figure 4 tells it, then with bounds restored by a change of the cap."""
+    power = {size: 40.0 * 1.3**i for i, size in enumerate(PAPER_SIZES)}
+    policy = PaperPolicy(PAPER_SIZES)
+    cap_w = power[32] * 1.02
+    # below alpha x cap: median of the current and the largest; above the cap: median of the lowest and the current
+    assert epochs(policy, power, cap_w, 4) == [16, 64, 32, 32]
+    assert policy.decision.state == "settled"
+    tight_w = power[2] * 1.02
+    assert policy.step(Telemetry(Configuration(32), power[32]), tight_w).batch == 4  # median of 1 and 32
+    assert epochs(policy, power, tight_w, 2) == [2, 2]
+    assert epochs(policy, power, 1000.0, 3) == [32, 128, 256]
+    assert epochs(policy, power, 1000.0, 1) == [256]
+    assert policy.decision.state == "largest"
+    assert epochs(policy, power, 30.0, 5) == [16, 4, 2, 1, 1]
+    assert policy.decision.state == "smallest"
+
+
+def test_a_reading_over_many_batches_is_enough():
     policy = PaperPolicy([1, 2, 4])
     assert policy.step(Telemetry(Configuration(1), 10.0, batches=12), 100.0).batch == 2
 
@@ -191,8 +230,8 @@ def test_bad_arguments():
     for margin in (0.0, 1.1, math.nan):
         with pytest.raises(ValueError, match="cap_margin"):
             PaperPolicy([1], cap_margin=margin)
-    with pytest.raises(ValueError, match="epoch_batches"):
-        PaperPolicy([1], epoch_batches=0)
+    with pytest.raises(ValueError, match="last_batches"):
+        PaperPolicy([1], last_batches=0)
     with pytest.raises(ValueError, match=r"unknown policy 'best'; there are paper"):
         make_policy("best", Space([1]))
 
