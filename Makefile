@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
-.PHONY: demo test test-relay test-gpu lint type bench bench-peers bench-policies bench-relay clean
+.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-peers bench-policies bench-relay clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,10 @@ test: $(READY)
 # The Relay back end needs TVM 0.19 in place of 0.27, and so an environment of its own.
 test-relay: $(RELAY_READY)
 	$(RELAY_VENV)/bin/python -m pytest -m "not gpu" tests/passes/relay tests/passes/replay/test_search.py
+
+# ONNX's own node tests, some minutes; writes docs/onnx-coverage.md.
+test-onnx: $(READY)
+	$(BIN)/python tests/conformance/node_tests.py --engines joulec,onnxruntime,reference --write docs/onnx-coverage.md
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from joulec.profiler.dtypes import as_carrier, from_carrier
 from joulec.profiler.meter import Meter
 from joulec.runtime.external import EXTERNALS
 from joulec.runtime.machines import make_machine
@@ -129,12 +130,14 @@ class Executor:
         return staged[0]
 
     def _call(self, key: EntryKey, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
-        tensors = [self._argument(key[0], index, array) for index, array in enumerate(arrays)]
+        tensors = [self._argument(key[0], index, as_carrier(array)) for index, array in enumerate(arrays)]
         result = self._functions[key](*tensors)
         outputs = [result] if hasattr(result, "__dlpack__") else list(result)
         views = [self._view(output) for output in outputs]
         inputs = [self._view(tensor) for tensor in tensors]
-        return tuple(view.copy() if self._reuses or self._borrowed(view, inputs) else view for view in views)
+        owned = [view.copy() if self._reuses or self._borrowed(view, inputs) else view for view in views]
+        types = (tensor.dtype for tensor in self._entries[key].outputs)
+        return tuple(from_carrier(view, dtype) for view, dtype in zip(owned, types, strict=True))
 
     def _borrowed(self, view: _Array, inputs: Sequence[_Array]) -> bool:
         """Whether an output lies in an input's memory or a weight's, which the caller must not receive."""
@@ -162,7 +165,7 @@ class Executor:
         """Time calls of one entry (`time_calls`), without the change of threads and the staging of inputs."""
 
         def timed() -> Timing:
-            tensors = [self._keep(array)[0] for array in arrays]
+            tensors = [self._keep(as_carrier(array))[0] for array in arrays]
             function = self._functions[key]
             for _ in range(warmup):
                 function(*tensors)

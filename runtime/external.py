@@ -17,9 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.profiler.candidate import Workload
+from joulec.profiler.dtypes import as_carrier, from_carrier, numpy_dtype
 
 FUNCTION = "joulec.onnx"
 """Name of the packed function."""
+
+BY_REFERENCE = "reference-"
+"""Begins the digests of definitions that ONNX's reference implementation is to compute even where ONNX Runtime is."""
 
 _COPIES = 3
 _COPIED_BYTES = 1 << 26
@@ -52,7 +56,7 @@ class _OrtSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it refuses is raised; no need to print it too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads cost energy
         self._session = ort.InferenceSession(definition, options, providers=["CPUExecutionProvider"])
         self._input_names = [value.name for value in self._session.get_inputs()]
@@ -60,6 +64,14 @@ class _OrtSession:
         self.inputs = len(self._input_names)
 
     def run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        try:
+            self._run(inputs, outputs)
+        except (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented) as error:
+            raise ExternalError(f"ONNX Runtime cannot compute an operator: {_one_line(error)}") from error
+
+    def _run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
         if any(array.size == 0 for array in (*inputs, *outputs)):  # no address to bind
             results = self._session.run(None, dict(zip(self._input_names, inputs, strict=True)))
             _store(results, outputs)
@@ -81,22 +93,38 @@ class _ReferenceSession:
 
         model = onnx.load_from_string(definition)
         self._names = [value.name for value in model.graph.input]
+        self._types = [
+            [str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)) for value in values]
+            for values in (model.graph.input, model.graph.output)
+        ]
         self._evaluator = ReferenceEvaluator(model)
         self.inputs = len(self._names)
 
     def run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
-        results: Any = self._evaluator.run(None, dict(zip(self._names, inputs, strict=True)))
-        _store(results, outputs)
+        takes, gives = self._types
+        given = [from_carrier(array, dtype) for array, dtype in zip(inputs, takes, strict=True)]
+        try:
+            with np.errstate(all="ignore"):
+                results: Any = self._evaluator.run(None, dict(zip(self._names, given, strict=True)))
+        except Exception as error:  # its operators are numpy code, which raises whatever it meets
+            raise ExternalError(f"onnx.reference cannot compute an operator: {_one_line(error)}") from error
+        _store(results, [from_carrier(array, dtype) for array, dtype in zip(outputs, gives, strict=True)])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _store(results: Sequence[_Array], outputs: Sequence[_Array]) -> None:
     for result, output in zip(results, outputs, strict=True):
-        if np.shape(result) != output.shape:
+        if np.shape(result) != output.shape and np.squeeze(result).shape != np.squeeze(output).shape:
             raise ExternalError(f"an operator gave shape {np.shape(result)} where {output.shape} was compiled")
-        np.copyto(output, result, casting="same_kind")
+        output[...] = np.asarray(result).astype(output.dtype).reshape(output.shape)  # a size of 1 more or less
 
 
-def _open(definition: bytes, threads: int) -> _Session:
+def _open(digest: str, definition: bytes, threads: int) -> _Session:
+    if digest.startswith(BY_REFERENCE):
+        return _ReferenceSession(definition)
     try:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError:
@@ -166,7 +194,7 @@ class Externals:
             if digest not in self._definitions:
                 raise ExternalError(f"operator {digest} is not in the artifact; compile the model again")
             if digest not in self._sessions:
-                self._sessions[digest] = _open(self._definitions[digest], self._threads)
+                self._sessions[digest] = _open(digest, self._definitions[digest], self._threads)
             session = self._sessions[digest]
         session.run(arrays[: session.inputs], arrays[session.inputs :])
 
@@ -202,9 +230,9 @@ def build(payload: Any) -> Workload:
     """What the measuring harness times: the operator by the very path that a compiled model calls it.
 
     Args:
-        payload: has ``spec`` (``op.definition``, an ONNX model of one operator whose inputs are the operands;
-            ``operands`` with a ``type`` each and ``results``, types: ``shape`` and ``dtype``), ``target.threads`` and
-            ``seed``.
+        payload: has ``kernel`` (``onnxruntime``, ``onnx.reference``, or another: whichever is there), ``spec``
+            (``op.definition``, an ONNX model whose inputs are the operands; ``operands`` with a ``type`` each and
+            ``results``, types: ``shape`` and ``dtype``), ``target.threads`` and ``seed``.
 
     Returns:
         A workload on seeded normal numbers; integers are ones or, where the operator refuses those, zeros (which are
@@ -215,16 +243,17 @@ def build(payload: Any) -> Workload:
     """
     spec = payload.spec
     externals = Externals()
-    externals.acquire({spec.op.name: spec.op.definition}, payload.target.threads)
+    name = f"{BY_REFERENCE if getattr(payload, 'kernel', '') == 'onnx.reference' else ''}{spec.op.name}"
+    externals.acquire({name: spec.op.definition}, payload.target.threads)
     rng = np.random.default_rng(payload.seed)
     types = [operand.type for operand in spec.operands]
-    results = [np.empty(type.shape, type.dtype) for type in spec.results]
+    results = [as_carrier(np.empty(type.shape, numpy_dtype(type.dtype))) for type in spec.results]
 
     def call(arrays: Sequence[_Array]) -> None:
-        externals(spec.op.name, arrays)
+        externals(name, arrays)
 
     def operands(whole: int) -> list[_Array]:
-        return [_operand(rng, type.shape, np.dtype(type.dtype), whole) for type in types]
+        return [as_carrier(_operand(rng, type.shape, numpy_dtype(type.dtype), whole)) for type in types]
 
     first = [*operands(1), *results]
     try:
@@ -244,6 +273,6 @@ def build(payload: Any) -> Workload:
 
 
 def _operand(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], whole: int) -> _Array:
-    if dtype.kind == "f":
-        return np.asarray(rng.standard_normal(shape), dtype)
+    if dtype.kind == "f" or "float" in dtype.name:
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
     return np.full(shape, 1 if dtype.kind == "b" else whole, dtype)

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-import numpy as np
-
 from joulec.costdb.cost import EnergySource, TimeSource
 from joulec.profiler.candidate import NO_WORK, Work
+from joulec.profiler.dtypes import numpy_dtype
 from joulec.runtime.fields import Fields, ManifestError
 
 FORMAT_VERSION = 2
@@ -41,7 +40,7 @@ class TensorInfo:
         _require(bool(self.name), "a tensor has no name")
         _require(all(size >= 0 for size in self.shape), f"tensor {self.name!r} has a negative dimension: {self.shape}")
         try:
-            known = np.dtype(self.dtype).kind in "biuf"
+            known = numpy_dtype(self.dtype).kind in "biufV"
         except TypeError:
             known = False
         _require(known, f"tensor {self.name!r} has a dtype that numpy does not know: {self.dtype!r}")

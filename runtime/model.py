@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.profiler.candidate import Work
+from joulec.profiler.dtypes import numpy_dtype
 from joulec.profiler.meter import Meter
 from joulec.runtime.artifact import read_artifact, write_artifact
 from joulec.runtime.executor import Executor, available_cpus
@@ -152,7 +153,7 @@ class Model:
         entry = self.manifest.entries[0]
         rows = check_rows(arrays, entry)
         if not rows:
-            return tuple(np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in entry.outputs)
+            return tuple(np.empty((0, *tensor.shape[1:]), numpy_dtype(tensor.dtype)) for tensor in entry.outputs)
         if (rows, None) in self._entries:
             return self._executor.run(self.entry(rows, variant).key, arrays)
         parts = list(split(rows, self.batch_sizes))
@@ -214,7 +215,7 @@ class Model:
     def random_inputs(self, batch: int, seed: int = 0) -> list[_Array]:
         """Seeded inputs of one batch size: normal floats, small whole numbers, fair booleans."""
         rng = np.random.default_rng(seed)
-        return [_random(rng, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.entry(batch).inputs]
+        return [_random(rng, tensor.shape, numpy_dtype(tensor.dtype)) for tensor in self.entry(batch).inputs]
 
     def time(
         self,
@@ -402,6 +403,6 @@ def _with_errors(assignment: tuple[Assigned, ...], errors: Sequence[float | None
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Array:
-    if dtype.kind == "f":
-        return np.asarray(rng.standard_normal(shape), dtype)
-    return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else 10, shape), dtype)
+    if dtype.kind == "f" or "float" in dtype.name:
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    return np.asarray(rng.integers(0, 2 if dtype.kind == "b" or dtype.kind == "V" else 10, shape)).astype(dtype)

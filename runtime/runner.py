@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.profiler.candidate import NO_WORK, Work
+from joulec.profiler.dtypes import numpy_dtype
 from joulec.runtime.inputs import InputError, as_array, bind, check_rows
 from joulec.runtime.manifest import Budget
 from joulec.runtime.model import Model, check_variants
@@ -99,7 +100,8 @@ class ModelRunner:
         self.sizes = model.batch_sizes if sizes is None else checked_sizes(sizes)
         useful = max((size for size in model.useful_batch_sizes if size in self.sizes), default=self.sizes[-1])
         self.uncapped = self._preferred(useful)
-        likes = [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in model.manifest.entries[0].inputs]
+        first = model.manifest.entries[0]
+        likes = [np.empty((0, *tensor.shape[1:]), numpy_dtype(tensor.dtype)) for tensor in first.inputs]
         self._packer = Packer(likes, model.batch_sizes[-1], ALIGNMENT)
 
     def _preferred(self, size: int) -> Configuration:

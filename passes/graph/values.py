@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
+from joulec.profiler.dtypes import numpy_dtype
 
 
 def content_key(*parts: object) -> int:
@@ -29,7 +29,7 @@ class TensorType:
     @property
     def bytes(self) -> int:
         """Size in bytes."""
-        return self.size * np.dtype(self.dtype).itemsize
+        return self.size * numpy_dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"

@@ -14,7 +14,8 @@ from joulec.passes.onnx.converters import CONVERTERS, Builder, Source, opaque
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold_once
 from joulec.passes.onnx.load import load
-from joulec.passes.onnx.program import Program, captured, title
+from joulec.passes.onnx.program import Program, title
+from joulec.passes.onnx.regions import regions
 from joulec.passes.onnx.shapes import fix
 
 
@@ -61,36 +62,43 @@ def import_onnx(
     program = load(model)
     fold_once(program, {})
     program, types, found = fix(program, input_shapes, batch)
-    _check_types(program, types)
     return ImportedModel(_graph(program, types), program.model(types), found)
 
 
-def _check_types(program: Program, types: Mapping[str, TensorType]) -> None:
-    """Refuse results without a fixed shape, and what is no tensor of numbers."""
-    for node in program.nodes:
-        for name in (*node.input, *captured(node), *node.output):
-            if name and name not in types:
-                kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-                raise ModelError(
-                    f"{program.name}: the shape of '{name}' at node '{title(node)}' ({kind}) cannot be told ahead: it "
-                    f"depends on data, is no tensor, or the operator is not ONNX's own; joulec needs fixed shapes"
-                )
+def _edges(program: Program, types: Mapping[str, TensorType]) -> set[str]:
+    """The values that can be edges of the graph: tensors of numbers whose shape is known.
+
+    Raises:
+        ModelError: an input or output of the model is none.
+    """
+    edges = {name for name, type in types.items() if type.dtype != "object"}
     for value in (*program.inputs, *program.outputs):
         if value.name not in types:
-            raise ModelError(f"{program.name}: the shape of '{value.name}' cannot be told ahead; joulec needs it fixed")
-        if types[value.name].dtype == "object":
+            made = next((node for node in program.nodes if value.name in node.output), None)
+            place = "" if made is None else f" at node '{title(made)}' ({made.op_type})"
+            raise ModelError(
+                f"{program.name}: the shape of output '{value.name}'{place} cannot be told ahead: it depends on data, "
+                f"or is no tensor; joulec needs fixed shapes: export the model with that output's shape, or cut it off"
+            )
+        if value.name not in edges:
             raise ModelError(f"{program.name}: '{value.name}' holds text; joulec takes tensors of numbers only")
+    return edges
 
 
 def _graph(program: Program, types: Mapping[str, TensorType]) -> Graph:
     inputs = [Value.input(value.name, types[value.name]) for value in program.inputs]
     builder = Builder(program.constants, {value.name: value for value in inputs})
-    for node in program.nodes:
-        source = Source(node, program.opsets, types, builder)
+    names = [value.name for value in program.outputs]
+    for region in regions(program.nodes, _edges(program, types), names):
+        source = Source(region.nodes[-1], program.opsets, types, builder)
+        if len(region.nodes) > 1 or list(region.outputs) != source.outputs:
+            whole = opaque.convert_region(region, program.opsets, types, builder)
+            builder.bind(region.outputs, source.title, whole)
+            continue
         results = _modelled(source)
-        builder.bind(source, opaque.convert(source) if results is None else results)
-    outputs = [builder.value(value.name) for value in program.outputs]
-    return Graph.build(inputs, outputs, builder.nodes, [value.name for value in program.outputs])
+        builder.bind(source.outputs, source.title, opaque.convert(source) if results is None else results)
+    outputs = [builder.value(name) for name in names]
+    return Graph.build(inputs, outputs, builder.nodes, names)
 
 
 def _modelled(source: Source) -> Sequence[Operand] | None:

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.checker
+import onnx.defs
 import onnx.external_data_helper
+import onnx.helper
 import onnx.inliner
+import onnx.shape_inference
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from joulec.passes.onnx.errors import ModelError, one_line
 from joulec.passes.onnx.program import Program
+
+_EXPANDED = frozenset(
+    {
+        ("", "AffineGrid"),
+        ("", "Attention"),
+        ("", "CausalConvWithState"),
+        ("", "LinearAttention"),
+        ("", "RotaryEmbedding"),
+        ("", "SwiGLU"),
+        ("ai.onnx.preview", "FlexAttention"),
+    }
+)
+"""Operators that ONNX defines by others, which say more to a compiler than they do."""
+
+_OWN_FUNCTIONS = "joulec.functions"
 
 
 def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
@@ -35,12 +54,53 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
             proto = onnx.inliner.inline_local_functions(proto)
         except (RuntimeError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{where}: its local functions cannot be inlined: {one_line(error)}") from error
-    program = Program.of(proto)
+    program = Program.of(_expanded(proto))
     try:
         onnx.checker.check_model(program.skeleton())
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from error
     return program
+
+
+def _expanded(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with ONNX's own functions of `_EXPANDED` written out, so that their parts are optimised."""
+    if not any((node.domain, node.op_type) in _EXPANDED for node in proto.graph.node):
+        return proto
+    try:
+        typed = onnx.shape_inference.infer_shapes(proto)
+        inlined = onnx.inliner.inline_local_functions(_with_functions(typed))
+    except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return proto  # such an operator stays whole, for an external engine
+    return proto if any(node.domain == _OWN_FUNCTIONS for node in inlined.graph.node) else inlined
+
+
+def _with_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model calling local functions in place of those operators; each call has one of its own."""
+    renewed = onnx.ModelProto()
+    renewed.CopyFrom(proto)
+    graph = renewed.graph
+    types = {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
+    types.update((one.name, onnx.helper.make_tensor_type_proto(one.data_type, one.dims)) for one in graph.initializer)
+    versions = {entry.domain: entry.version for entry in renewed.opset_import}
+    for index, node in enumerate(graph.node):
+        version = versions.get(node.domain, 1)
+        if (node.domain, node.op_type) not in _EXPANDED or not all(name in types for name in node.input if name):
+            continue
+        schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)  # its stubs lack these methods
+        given = [(types[name] if name else onnx.TypeProto()).SerializeToString() for name in node.input]
+        if schema.has_context_dependent_function:
+            text = schema.get_context_dependent_function(node.SerializeToString(), given)
+        elif schema.has_function:
+            text = schema.function_body.SerializeToString()
+        else:
+            continue
+        function = onnx.FunctionProto.FromString(text)
+        function.domain, function.name = _OWN_FUNCTIONS, f"{node.op_type}_{index}"
+        renewed.functions.append(function)
+        node.domain, node.op_type = function.domain, function.name
+    if renewed.functions:
+        renewed.opset_import.append(onnx.helper.make_opsetid(_OWN_FUNCTIONS, 1))
+    return renewed
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,12 @@ _SMALL = 1024
 """Constants of up to so many elements may matter to shape inference; larger ones are known to it by type alone."""
 
 
+_SHAPE_KEEPING = frozenset(
+    {"Abs", "Cast", "CastLike", "Exp", "Identity", "Log", "Neg", "Relu", "Sigmoid", "Sqrt", "Tanh"}
+)
+"""Operators whose result has their first operand's shape, whatever the others are."""
+
+
 @dataclass
 class Program:
     """A model taken apart. Protos in it are never changed in place, only replaced.
@@ -32,6 +38,7 @@ class Program:
         outputs: what the caller receives.
         nodes: in topological order; `Constant` nodes have become constants.
         constants: arrays by name.
+        declared: types that the file states for its values; they count where shape inference cannot tell.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Program:
     constants: dict[str, Array]
     opsets: Mapping[str, int]
     ir_version: int
+    declared: Mapping[str, TensorType] = field(default_factory=dict)
 
     @staticmethod
     def of(model: onnx.ModelProto) -> Program:
@@ -62,6 +70,7 @@ class Program:
             constants=constants,
             opsets={entry.domain or "": entry.version for entry in model.opset_import},
             ir_version=max(model.ir_version, 4),
+            declared=_declared([*graph.value_info, *graph.output]),
         )
 
     def copy(self) -> Program:
@@ -74,6 +83,7 @@ class Program:
             dict(self.constants),
             self.opsets,
             self.ir_version,
+            self.declared,
         )
 
     @property
@@ -121,21 +131,29 @@ class Program:
         for output in skeleton.graph.output:
             output.type.tensor_type.ClearField("shape")
         try:
-            graph = onnx.shape_inference.infer_shapes(skeleton, strict_mode=True, check_type=True, data_prop=True).graph
+            graph = _inferred(skeleton)
         except onnx.shape_inference.InferenceError as error:
             why = one_line(error)
             raise ModelError(f"{self.name}: shapes do not fit for inputs {self._shapes()}: {why}") from error
         types = {name: TensorType(array.shape, str(array.dtype)) for name, array in self.constants.items()}
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            tensor = value.type.tensor_type
-            if not value.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.elem_type:
-                continue
-            shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
-            if min(shape, default=0) >= 0:
-                dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-                types[value.name] = TensorType(tuple(shape), str(dtype))
+        types.update(_declared([*graph.input, *graph.value_info, *graph.output]))
+        made = {name for node in self.nodes for name in node.output}
+        types.update((name, type) for name, type in self.declared.items() if name in made and name not in types)
+        self._infer_backwards(types, graph.value_info)
         self._check_reshapes(types)
         return types
+
+    def _infer_backwards(self, types: dict[str, TensorType], known: Iterable[onnx.ValueInfoProto]) -> None:
+        """The shape of what an elementwise operator reads is that of its result, where only that is known."""
+        elements = {value.name: value.type.tensor_type.elem_type for value in known}
+        for node in reversed(self.nodes):
+            name = node.input[0] if node.input else ""
+            if node.op_type not in _SHAPE_KEEPING or name in types or not elements.get(name):
+                continue
+            result = types.get(node.output[0])
+            if result is not None:
+                dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elements[name]))
+                types[name] = TensorType(result.shape, str(dtype))
 
     def _check_reshapes(self, types: Mapping[str, TensorType]) -> None:
         """What ONNX's shape inference lets pass: a reshape to another number of elements."""
@@ -164,6 +182,30 @@ class Program:
         self.constants = {name: array for name, array in self.constants.items() if name in needed}
 
 
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, check_type=True, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        if "(op_type:Constant)" not in str(error):
+            raise
+        # it stumbled inside of a function that defines an operator, of which the model holds nothing wrong
+        return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+
+
+def _declared(values: Iterable[onnx.ValueInfoProto]) -> dict[str, TensorType]:
+    """The types of those values that are tensors of fixed shape."""
+    types = {}
+    for value in values:
+        tensor = value.type.tensor_type
+        if not value.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.elem_type:
+            continue
+        shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+        if min(shape, default=0) >= 0:
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            types[value.name] = TensorType(tuple(shape), str(dtype))
+    return types
+
+
 def _without_unused(node: onnx.NodeProto, needed: set[str], opset: int) -> onnx.NodeProto:
     """The node without optional results that nobody reads (a dropout's mask, a pooling's indices).
 
@@ -187,7 +229,7 @@ def _without_unused(node: onnx.NodeProto, needed: set[str], opset: int) -> onnx.
 def dimensions(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     """Sizes, where known, else the dimension's name (perhaps empty)."""
     dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param for dim in dims)
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param for dim in dims)
 
 
 def title(node: onnx.NodeProto) -> str:

@@ -79,8 +79,8 @@ def _asked(program: Program, asked: Mapping[str, Sequence[int]]) -> Shapes:
                 raise ModelError(f"{program.name}: input '{name}' has no shape; give one with --input-shapes")
             continue
         wanted = tuple(int(size) for size in asked[name])
-        if min(wanted, default=1) < 1:
-            raise ModelError(f"{program.name}: shape {list(wanted)} for input '{name}': sizes are whole numbers from 1")
+        if min(wanted, default=1) < 0:
+            raise ModelError(f"{program.name}: shape {list(wanted)} for input '{name}': sizes are whole numbers from 0")
         if value.type.tensor_type.HasField("shape"):
             if len(wanted) != len(shapes[name]):
                 raise ModelError(
@@ -108,6 +108,8 @@ def _led(shapes: Shapes, lead: int, symbols: set[str]) -> Shapes:
 
 def _folded(program: Program, shapes: Shapes) -> tuple[Program, dict[str, TensorType], int | None]:
     program = program.copy()
+    if _overridden(program, shapes):
+        program.declared = {}
     fixed = []
     for value in program.inputs:
         shape = shapes[value.name]
@@ -128,6 +130,15 @@ def _folded(program: Program, shapes: Shapes) -> tuple[Program, dict[str, Tensor
         if value.name in types and types[value.name].shape
     }
     return program, types, leads.pop() if len(leads) == 1 else None
+
+
+def _overridden(program: Program, shapes: Shapes) -> bool:
+    """Whether a size differs from what the file states for it: then what it states for other values is void too."""
+    return any(
+        isinstance(known, int) and known != size
+        for value in program.inputs
+        for known, size in zip(dimensions(value), shapes[value.name], strict=False)
+    )
 
 
 def _rebatched(program: Program, shapes: Shapes, batch: int) -> tuple[Program, dict[str, TensorType], int | None]:

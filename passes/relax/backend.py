@@ -7,39 +7,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from joulec.costdb.cost import CostKey, EnergySource
-from joulec.passes.digest import external_engine, source_digest
+from joulec.passes.digest import source_digest
 from joulec.passes.graph import Activation, Conv2d, MatMul, NodeSpec, Opaque, Step
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
 from joulec.passes.kernels.registry import KERNELS
 from joulec.passes.kernels.workload import KernelPayload
+from joulec.passes.onnx.engines import engine_for, engine_version
+from joulec.passes.relax.lowering import lowers
 from joulec.profiler.candidate import Candidate, Work
 from joulec.profiler.roofline import Roofline
 
 TVM_OWN = "tvm"
-EXTERNAL = "onnx"
 
 
 @dataclass(frozen=True)
 class KernelAlgorithm:
-    """A kernel of ours under one schedule, or TVM's own lowering (``kernel`` None), or an external call."""
+    """A kernel of ours under one schedule, or TVM's own lowering (``kernel`` None), or an external engine's.
+
+    Attributes:
+        engine: ``onnxruntime`` or ``onnx.reference``; empty where TVM compiles the node.
+    """
 
     kernel: Kernel | None
     params: Params
     target: CpuTarget
     roofline: Roofline
-    external: bool = False
+    engine: str = ""
 
     @property
     def family(self) -> str:
         """The kernel's name."""
-        return self.kernel.name if self.kernel else EXTERNAL if self.external else TVM_OWN
+        return self.kernel.name if self.kernel else self.engine or TVM_OWN
 
     @property
     def digest(self) -> str:
         """Digest of what decides what it lowers to; of an external call, who computes it."""
-        if self.external:
-            return external_engine()
+        if self.engine:
+            return engine_version(self.engine)
         if self.kernel is not None:
             return source_digest(type(self.kernel).__module__)
         return source_digest("joulec.passes.relax.emit", "joulec.passes.relax.pipeline")
@@ -108,7 +113,8 @@ class RelaxBackEnd:
 
     def _all(self, spec: NodeSpec) -> list[KernelAlgorithm]:
         if isinstance(spec.op, Opaque) and spec.op.dialect == "onnx":
-            return [KernelAlgorithm(None, (), self.target, self.roofline, external=True)]
+            engine = "" if lowers(spec.op) else engine_for(spec.op)
+            return [KernelAlgorithm(None, (), self.target, self.roofline, engine)]
         own = [
             KernelAlgorithm(kernel, params, self.target, self.roofline)
             for kernel, params in _native(spec, self.target)
@@ -142,7 +148,7 @@ class RelaxBackEnd:
 
     def candidate(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> Candidate:
         """What the profiler is to measure."""
-        builder = "joulec.runtime.external:build" if algorithm.external else "joulec.passes.kernels.workload:build"
+        builder = "joulec.runtime.external:build" if algorithm.engine else "joulec.passes.kernels.workload:build"
         payload = KernelPayload(spec, algorithm.family, algorithm.params, self.target, seed=0)
         label = f"{spec} by {algorithm.name}"
         return Candidate(self.key(spec, algorithm), builder, payload, algorithm.work(spec), label)
@@ -150,5 +156,7 @@ class RelaxBackEnd:
 
 def _native(spec: NodeSpec, target: CpuTarget) -> list[tuple[Kernel, Params]]:
     if isinstance(spec.op, Opaque) or any(operand.type.dtype != "float32" for operand in spec.operands):
+        return []
+    if any(type.size == 0 for type in (*(operand.type for operand in spec.operands), *spec.results)):
         return []
     return [(kernel, params) for kernel in KERNELS for params in kernel.schedules(spec, target)]

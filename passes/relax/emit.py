@@ -31,6 +31,7 @@ from joulec.passes.graph import (
     Transpose,
 )
 from joulec.passes.relax.definition import adopt_definition
+from joulec.passes.relax.lowering import empty, lower
 
 Exprs = list[Any]
 
@@ -53,6 +54,8 @@ def emit_reference(builder: Any, spec: NodeSpec, operands: Sequence[Any]) -> Exp
     Raises:
         EmitError: no Relax operator has this meaning.
     """
+    if all(result.size == 0 for result in spec.results):
+        return [empty(builder, result) for result in spec.results]
     count = len(spec.anchor_operands)
     results = _emit_anchor(builder, spec, list(operands[:count]))
     rest = list(operands[count:])
@@ -69,6 +72,11 @@ def _emit_anchor(builder: Any, spec: NodeSpec, operands: Exprs) -> Exprs:
         if not isinstance(called.ty, relax.TupleType):
             return [called]
         return [builder.emit(relax.TupleGetItem(called, index)) for index in range(len(op.result_types))]
+    if isinstance(op, Opaque):
+        lowered = lower(builder, op, operands)
+        if lowered is None:
+            raise EmitError(f"{op.kind} has no plain Relax form")
+        return lowered
     if isinstance(op, Split):
         edges = [end for _, end in op.bounds[:-1]]
         if not edges:

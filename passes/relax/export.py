@@ -13,9 +13,11 @@ import tvm
 from tvm import relax
 
 from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
+from joulec.passes.onnx.engines import external_key
 from joulec.passes.relax.backend import KernelAlgorithm
 from joulec.passes.relax.emit import emit_reference
 from joulec.passes.search.choices import Choice
+from joulec.profiler.dtypes import carrier
 
 EXTERNAL_CALL = "joulec.onnx"
 _Array = npt.NDArray[Any]
@@ -153,7 +155,9 @@ class Exporter:
         if isinstance(node.op, Reshape):
             return [self._builder.emit(relax.op.reshape(operands[0], node.op.shape))]
         if isinstance(node.op, Opaque) and node.op.dialect == "onnx":
-            return self._external(node.op, operands, results)
+            if algorithm is not None and algorithm.engine:
+                return self._external(node.op, algorithm.engine, operands, results)
+            return emit_reference(self._builder, node.spec, operands)
         if algorithm is None or algorithm.kernel is None:
             return emit_reference(self._builder, node.spec, operands)
         kernel = self._kernel(node.spec, algorithm)
@@ -171,10 +175,10 @@ class Exporter:
             self._kernels[key] = self._builder.add_func(function, name)
         return self._kernels[key]
 
-    def _external(self, op: Opaque, operands: list[Any], results: list[Any]) -> list[Any]:
-        digest = hashlib.sha256(op.definition).hexdigest()
-        self._externals[digest] = op.definition
-        arguments = relax.Tuple([tvm.ir.StringImm(digest), *operands])
+    def _external(self, op: Opaque, engine: str, operands: list[Any], results: list[Any]) -> list[Any]:
+        key = external_key(engine, op.definition)
+        self._externals[key] = op.definition
+        arguments = relax.Tuple([tvm.ir.StringImm(key), *operands])
         out = results[0] if len(results) == 1 else results
         called = self._builder.emit(relax.op.call_dps_packed(EXTERNAL_CALL, arguments, out))
         if len(results) == 1:
@@ -197,7 +201,7 @@ def _algorithm(choice: Choice) -> KernelAlgorithm | None:
 
 
 def _type(type: TensorType) -> Any:
-    return relax.TensorType(type.shape, type.dtype)
+    return relax.TensorType(type.shape, carrier(type.dtype))
 
 
 def _unique(names: Iterable[str]) -> list[str]:

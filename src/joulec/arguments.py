@@ -132,6 +132,13 @@ MeterName = Annotated[
 ]
 ProtocolName = Annotated[Protocol, typer.Option(help="How candidates are measured.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Measure again what failed in an earlier run.")]
+Measured = Annotated[
+    bool,
+    typer.Option(
+        "--measure/--no-measure",
+        help="Time the compiled result; --costs model --no-measure compiles without timing anything.",
+    ),
+]
 MaxError = Annotated[float | None, typer.Option(help="Largest relative error that verification accepts.")]
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude-algorithm", help="Algorithm family not to use; may be repeated.")

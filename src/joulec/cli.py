@@ -26,6 +26,7 @@ from joulec.arguments import (
     MaxError,
     MaxPower,
     MaxTime,
+    Measured,
     MeterName,
     ModelPath,
     Objective,
@@ -88,6 +89,7 @@ def compile(
     max_error: MaxError = None,
     exclude_algorithm: Exclude = None,
     retry_failed: RetryFailed = False,
+    measure: Measured = True,
     search_time: SearchTime = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -108,6 +110,7 @@ def compile(
         bound_method=bound_method.value, costs=costs, meter=meter,
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed,
+        measure=measure,
         search_time_s=search_time, seed=seed, threads=threads,
         frontend=None if frontend is None else frontend.value, variants=variants,
     )  # fmt: skip

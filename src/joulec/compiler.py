@@ -28,6 +28,7 @@ from joulec.passes.verification import (
     verify,
 )
 from joulec.passes.workbench import Workbench
+from joulec.profiler.meter import MeterError
 from joulec.progress import Progress, Silent
 from joulec.report import (
     describe_graph,
@@ -83,12 +84,12 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
         compiled = _build(variants, options, bench)
         try:
             progress.stage("measuring the result")
-            before = _measure_all(compiled, bench)
+            before = _measure_all(compiled, variants, options, bench) if options.measure else {}
             progress.stage("comparing with the original")
             verified = _verify(compiled, variants, options, bench)
             errors = _rounding(compiled, variants, options)
             progress.stage("measuring the result again")
-            measured = _less_disturbed(before, _measure_all(compiled, bench))
+            measured = _less_disturbed(before, _measure_all(compiled, bench)) if options.measure else {}
         except BaseException:
             compiled.close()
             raise
@@ -110,11 +111,11 @@ def _entry_json(
     """A batch size in the report: the best under the objective, and the variants beside it."""
     ours = [variant for variant in variants.items if variant.batch == one.source.batch]
     best = ours[0]
-    entry = entry_json(one.result, measured[best.key], errors[best.key])
+    entry = entry_json(one.result, measured.get(best.key), errors[best.key])
     if not variants.names:
         return entry
     order = sorted(ours, key=lambda variant: variants.names.index(variant.name or ""))
-    shown = [variant_json(each.name, each.plan, measured[each.key], errors[each.key]) for each in order]
+    shown = [variant_json(each.name, each.plan, measured.get(each.key), errors[each.key]) for each in order]
     return {**entry, "variant": best.name, "variants": shown}
 
 
@@ -219,7 +220,7 @@ def _rounding(model: Model, variants: Variants, options: CompileOptions) -> dict
 
 def _runner(model: Model, one: Variant) -> Callable[[Mapping[str, _Array]], Sequence[_Array]]:
     names = [value.name for value in one.searched.source.graph.inputs]
-    return lambda given: model.run_batch(one.batch, [np.ascontiguousarray(given[name]) for name in names], one.name)
+    return lambda given: model.run_batch(one.batch, [np.asarray(given[name], order="C") for name in names], one.name)
 
 
 def _graph_runner(
@@ -258,12 +259,21 @@ def _graph_runner(
     return run
 
 
-def _measure_all(model: Model, bench: Workbench) -> dict[EntryKey, Budget]:
-    """Time (and, with a sensor, energy) of each entry on the device."""
-    return {
-        entry.key: model.time(entry.batch, warmup=5, meter=bench.meter.meter, variant=entry.variant).budget
-        for entry in model.manifest.entries
-    }
+def _measure_all(model: Model, variants: Variants, options: CompileOptions, bench: Workbench) -> dict[EntryKey, Budget]:
+    """Time (and, with a sensor, energy) of each entry on the device; nothing where it takes no random inputs."""
+    measured = {}
+    for one in variants.items:
+        given = random_inputs(one.searched.source.graph.inputs, options.seed)[0]
+        arrays = [given[value.name] for value in one.searched.source.graph.inputs]
+        try:
+            timing = model.time(one.batch, warmup=5, meter=bench.meter.meter, variant=one.name, inputs=arrays)
+        except MeterError:
+            raise
+        except RuntimeError:  # an external operator does not take them; the kind of its error is lost inside of TVM
+            measured[one.key] = Budget()
+        else:
+            measured[one.key] = timing.budget
+    return measured
 
 
 def _less_disturbed(first: Mapping[EntryKey, Budget], second: Mapping[EntryKey, Budget]) -> dict[EntryKey, Budget]:

@@ -34,6 +34,7 @@ class CompileOptions:
         search_time_s: seconds after which a search returns the best so far, measuring included.
         seed: seed of random inputs.
         retry_failed: measure again what failed in an earlier run.
+        measure: time the compiled result; with ``costs="model"`` too, False compiles in a fraction of a second.
         frontend: ``relax`` or ``relay``; None takes the one that the installed TVM serves.
         variants: ``frontier:3`` (or 3) compiles so many points of the frontier between time and energy into one
             artifact; None compiles the objective's best alone.
@@ -60,6 +61,7 @@ class CompileOptions:
     search_time_s: float | None = None
     seed: int = 0
     retry_failed: bool = False
+    measure: bool = True
     frontend: Literal["relax", "relay"] | None = None
     variants: str | int | None = None
 

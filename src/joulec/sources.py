@@ -67,13 +67,13 @@ def read_sources(
 
 def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mapping[str, Sequence[int]]) -> Source:
     from joulec.passes.onnx.importer import import_onnx
-    from joulec.passes.onnx.reference import onnx_reference
+    from joulec.passes.onnx.reference import check_shapes, onnx_reference
 
     imported = import_onnx(model, input_shapes, batch)
     size = batch or imported.batch
     graph = canonicalise(imported.graph, fuses)
     if input_shapes:
-        onnx_reference(imported.model)  # shapes that the model does not take are told before anything is measured
+        check_shapes(imported.model)  # shapes that the model does not take are told before anything is measured
     return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model))
 
 
@@ -96,4 +96,4 @@ def _from_module(module: Any, fuses: Fuses, sizes: Sequence[int] | None) -> Sour
 def _leads_with(graph: Graph, batch: int | None) -> bool:
     """Whether all inputs and outputs lead with the batch, so that rows may be split and joined."""
     values = (*graph.inputs, *graph.outputs)
-    return batch is not None and all(value.type.shape[:1] == (batch,) for value in values)
+    return batch is not None and bool(graph.inputs) and all(value.type.shape[:1] == (batch,) for value in values)

@@ -64,19 +64,23 @@ class Builder:
         """Forget what was emitted since the last `bind`."""
         self._pending.clear()
 
-    def bind(self, source: Source, results: Sequence[Operand]) -> None:
-        """Let the ONNX node's outputs stand for these results, and name what was emitted after them."""
-        names = {
-            result.key: name for name, result in zip(source.outputs, results, strict=True) if isinstance(result, Value)
-        }
+    def bind(self, outputs: Sequence[str], title: str, results: Sequence[Operand]) -> None:
+        """Let outputs of ONNX nodes stand for these results, and name what was emitted after them.
+
+        Args:
+            outputs: the ONNX names.
+            title: the nodes' name for people.
+            results: one for each output.
+        """
+        names = {result.key: name for name, result in zip(outputs, results, strict=True) if isinstance(result, Value)}
         for node in self._pending:
-            fallback = f"{source.outputs[0]}/{node.op.name}"
-            outputs = tuple(replace(value, name=names.get(value.key, fallback)) for value in node.outputs)
-            self.nodes.append(Node(node.op, node.operands, node.epilogue, outputs, source.title))
+            fallback = f"{outputs[0]}/{node.op.name}"
+            values = tuple(replace(value, name=names.get(value.key, fallback)) for value in node.outputs)
+            self.nodes.append(Node(node.op, node.operands, node.epilogue, values, title))
         named = {
             value.key: value for node in self.nodes[len(self.nodes) - len(self._pending) :] for value in node.outputs
         }
-        for name, result in zip(source.outputs, results, strict=True):
+        for name, result in zip(outputs, results, strict=True):
             self.operands[name] = named.get(result.key, result) if isinstance(result, Value) else result
         self._pending.clear()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -11,62 +11,88 @@ import onnx.numpy_helper
 
 from joulec.passes.graph import Opaque, TensorType
 from joulec.passes.graph.node import Operand
-from joulec.passes.onnx.converters.base import Source
+from joulec.passes.onnx.converters.base import Builder, Source
 from joulec.passes.onnx.fold import is_random
-from joulec.passes.onnx.program import captured
+from joulec.passes.onnx.program import bodies, captured
+from joulec.passes.onnx.regions import Region
 
 _INLINE_BYTES = 4096
 """Constants up to this size are part of the definition, larger ones are operands."""
 
 
 def convert(source: Source) -> Sequence[Operand]:
-    """A model of the one node. Its values are renamed by position, so that equal nodes have equal definitions."""
-    node = onnx.NodeProto()
-    node.CopyFrom(source.node)
-    node.name, node.doc_string = "", ""
-    constants = source.builder.constants
+    """A model of one node."""
+    read = (*dict.fromkeys(name for name in source.node.input if name), *captured(source.node))
+    region = Region((source.node,), tuple(dict.fromkeys(read)), tuple(source.outputs))
+    return convert_region(region, source.opsets, source.types, source.builder)
+
+
+def convert_region(
+    region: Region, opsets: Mapping[str, int], types: Mapping[str, TensorType], builder: Builder
+) -> Sequence[Operand]:
+    """A model of the nodes. Its values are renamed by position, so that equal nodes have equal definitions."""
+    constants = builder.constants
+    nested = any(captured(node) for node in region.nodes)
+    names = _renamed(region, keep=nested)
     operands: list[Operand] = []
     inputs: list[onnx.ValueInfoProto] = []
     initializers: list[onnx.TensorProto] = []
-
-    def enter(name: str, inside: str) -> None:
+    for name in region.inputs:
         array = constants.get(name)
-        if array is not None and (array.nbytes <= _INLINE_BYTES or array.dtype == object):
-            initializers.append(onnx.numpy_helper.from_array(array, inside))
-            return
-        operands.append(source.builder.operand(name))
-        inputs.append(_typed(inside, source.types[name], array is None))
-
-    inner = captured(node)
-    prefix = f"{source.title}/" if inner else ""
-    for index, name in enumerate(source.node.input):
-        if name and name not in inner:
-            node.input[index] = f"{prefix}x{index}"
-            enter(name, node.input[index])
-    for name in inner:
-        enter(name, name)
-    outputs = []
-    for index, name in enumerate(source.node.output):
-        if name:
-            node.output[index] = f"{prefix}y{index}"
-            outputs.append(_typed(node.output[index], source.types[name], True))
-    pure = not is_random(source.node, constants)
-    graph = onnx.helper.make_graph([node], source.node.op_type, inputs, outputs, initializers)
-    used = {"", source.node.domain} if not inner else set(source.opsets)
-    opsets = [onnx.helper.make_opsetid(key, value) for key, value in source.opsets.items() if key in used]
-    version = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=version, producer_name="joulec")
+        if array is not None and (array.nbytes <= _INLINE_BYTES or not _is_plain(array.dtype)):
+            initializers.append(onnx.numpy_helper.from_array(array, names[name]))
+            continue
+        operands.append(builder.operand(name))
+        inputs.append(_typed(names[name], types[name]))
+    outputs = [_typed(names[name], types[name]) for name in region.outputs]
+    pure = not any(is_random(node, constants) for node in region.nodes)
+    nodes = [_copied(node, names) for node in region.nodes]
+    kind = "+".join(dict.fromkeys(node.op_type for node in region.nodes))
+    graph = onnx.helper.make_graph(nodes, kind, inputs, outputs, initializers)
+    whole = nested or any(True for node in region.nodes for _ in bodies(node))
+    used = set(opsets) if whole else {"", *(node.domain for node in region.nodes)}
+    imported = [onnx.helper.make_opsetid(key, value) for key, value in opsets.items() if key in used]
+    version = onnx.helper.find_min_ir_version_for(imported, ignore_unknown=True)
+    model = onnx.helper.make_model(graph, opset_imports=imported, ir_version=version, producer_name="joulec")
     op = Opaque(
-        kind=source.node.op_type,
+        kind=kind,
         dialect="onnx",
         definition=model.SerializeToString(deterministic=True),
         operand_types=tuple(operand.type for operand in operands),
-        result_types=tuple(source.result_types),
+        result_types=tuple(types[name] for name in region.outputs),
         pure=pure,
     )
-    return source.builder.emit(op, operands, identity="" if pure else source.outputs[0])
+    return builder.emit(op, operands, identity="" if pure else region.outputs[0])
 
 
-def _typed(name: str, type: TensorType, known: bool) -> onnx.ValueInfoProto:
+def _renamed(region: Region, keep: bool) -> dict[str, str]:
+    """New names of all values; the old ones where graphs inside the nodes read them."""
+    made = [name for node in region.nodes for name in node.output if name]
+    if keep:
+        return {name: name for name in (*region.inputs, *made)}
+    if len(region.nodes) == 1:
+        node = region.nodes[0]
+        names = {name: f"x{index}" for index, name in reversed(list(enumerate(node.input)))}
+        return {**names, **{name: f"y{index}" for index, name in enumerate(node.output)}}
+    names = {name: f"x{index}" for index, name in enumerate(region.inputs)}
+    names.update((name, f"t{index}") for index, name in enumerate(made))
+    return names
+
+
+def _copied(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name, copy.doc_string = "", ""
+    copy.input[:] = [name and names[name] for name in node.input]
+    copy.output[:] = [name and names[name] for name in node.output]
+    return copy
+
+
+def _is_plain(dtype: np.dtype[np.generic]) -> bool:
+    """Whether arrays of it can be weights of an artifact: numpy's own numbers."""
+    return dtype.kind in "fiub" and dtype.isbuiltin == 1
+
+
+def _typed(name: str, type: TensorType) -> onnx.ValueInfoProto:
     elem = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type.dtype))
     return onnx.helper.make_tensor_value_info(name, elem, type.shape)
