@@ -89,7 +89,9 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             verified = _verify(compiled, variants, options, bench)
             errors = _rounding(compiled, variants, options)
             progress.stage("measuring the result again")
-            measured = _less_disturbed(before, _measure_all(compiled, bench)) if options.measure else {}
+            measured = (
+                _less_disturbed(before, _measure_all(compiled, variants, options, bench)) if options.measure else {}
+            )
         except BaseException:
             compiled.close()
             raise
