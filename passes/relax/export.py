@@ -16,6 +16,7 @@ from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorTy
 from joulec.passes.onnx.engines import external_key
 from joulec.passes.relax.backend import KernelAlgorithm
 from joulec.passes.relax.emit import emit_reference
+from joulec.passes.relax.lowering import empty
 from joulec.passes.search.choices import Choice
 from joulec.profiler.dtypes import carrier
 
@@ -152,6 +153,8 @@ class Exporter:
 
     def _emit(self, node: Node, algorithm: KernelAlgorithm | None, operands: list[Any]) -> list[Any]:
         results = [_type(value.type) for value in node.outputs]
+        if all(value.type.size == 0 for value in node.outputs):
+            return [empty(self._builder, value.type) for value in node.outputs]
         if isinstance(node.op, Reshape):
             return [self._builder.emit(relax.op.reshape(operands[0], node.op.shape))]
         if isinstance(node.op, Opaque) and node.op.dialect == "onnx":
