@@ -27,7 +27,7 @@ class Base(DeclarativeBase):
 class _Measured:
     """One measurement: its key field by field, and either a cost or a failure. Seconds, joules, UTC."""
 
-    operator: Mapped[str] = mapped_column(index=True)
+    operator: Mapped[str]
     attributes: Mapped[str]
     epilogue: Mapped[str]
     shapes: Mapped[str]
@@ -36,7 +36,7 @@ class _Measured:
     algorithm: Mapped[str]
     parameters: Mapped[str]
     digest: Mapped[str]
-    device: Mapped[str] = mapped_column(index=True)
+    device: Mapped[str]
     compiler: Mapped[str]
     key_energy_source: Mapped[str]
     protocol: Mapped[str]
@@ -59,6 +59,8 @@ class CostRow(_Measured, Base):
     __table_args__ = (
         CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_costs_one_outcome"),
         Index(LOOKUP_INDEX, "id", *LOOKUP_NAMES),
+        Index("ix_joulec_costs_operator", "operator", "id"),
+        Index("ix_joulec_costs_device", "device", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -70,6 +72,8 @@ class SupersededRow(_Measured, Base):
     __tablename__ = "joulec_superseded"
     __table_args__ = (
         CheckConstraint("(time_s IS NULL) <> (failure_kind IS NULL)", name="ck_joulec_superseded_one_outcome"),
+        Index("ix_joulec_superseded_operator", "operator", "measurement_digest"),
+        Index("ix_joulec_superseded_device", "device", "measurement_digest"),
     )
 
     measurement_digest: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -113,7 +113,7 @@ def test_merging_prefers_the_better_and_keeps_every_measurement(filled, tmp_path
 
 
 def test_a_current_database_is_not_upgraded(filled):
-    assert json.loads(run(filled, ("db", "upgrade", "--json")).stdout) == {"from": "0003", "to": "0003", "backup": None}
+    assert json.loads(run(filled, ("db", "upgrade", "--json")).stdout) == {"from": "0004", "to": "0004", "backup": None}
 
 
 def test_a_file_is_known_by_its_contents(filled, tmp_path):
@@ -177,7 +177,7 @@ def test_an_older_database_is_upgraded_and_a_newer_refused(filled, tmp_path):
         connection.close()
     done = run(filled, ("db", "upgrade", "--costs", "old.db", "--json"))
     backup = tmp_path / "old.db.schema-0001.bak"
-    assert json.loads(done.stdout) == {"from": "0001", "to": "0003", "backup": str(backup)}
+    assert json.loads(done.stdout) == {"from": "0001", "to": "0004", "backup": str(backup)}
     assert rows_of(tmp_path / "old.db")[0].keys() == {m.key for m in MINE}
     assert sqlite3.connect(backup).execute("SELECT count(*) FROM joulec_costs").fetchone() == (len(MINE),)
     before = (tmp_path / "new.db").read_bytes()

@@ -40,17 +40,30 @@ def test_a_batch_is_put_by_one_statement(database_url, row, statements):
     assert [s.split()[0] for s in statements if not s.startswith("BEGIN")] == ["INSERT"]
 
 
-def test_lookups_and_filters_go_through_indexes(tmp_path, row, statements):
+def plans(store, statements, parameters):
+    with store._engine.connect() as connection:
+        return [
+            [step[-1] for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}", parameters).fetchall()]
+            for one in statements
+            if one.startswith("SELECT")
+        ]
+
+
+def test_look_ups_read_one_index_and_nothing_else(tmp_path, row, statements):
     with open_store(str(tmp_path / "costs.db")) as store:
-        store.put_many(row(i) for i in range(10))
         statements.clear()
         store.get_many([row(1).key])
-        (lookup,) = [s for s in statements if s.startswith("SELECT")]
-        with store._engine.connect() as connection:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {lookup}", ('["x"]',)).fetchall()
-            indexes = {name for _, name, *_ in connection.exec_driver_sql("PRAGMA index_list(joulec_costs)")}
-    assert [step[-1] for step in plan[:2]] == [
-        "SCAN asked VIRTUAL TABLE INDEX 1:",
-        "SEARCH c USING COVERING INDEX ix_joulec_costs_lookup (id=?)",
-    ]
-    assert {"ix_joulec_costs_operator", "ix_joulec_costs_device"} <= indexes
+        ((asked, found, *_),) = plans(store, list(statements), ('["x"]',))
+    assert asked == "SCAN asked VIRTUAL TABLE INDEX 1:"
+    assert found == "SEARCH c USING COVERING INDEX ix_joulec_costs_lookup (id=?)"
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+@pytest.mark.parametrize("column", ["operator", "device"])
+def test_pages_of_filtered_rows_need_no_sorting(tmp_path, statements, column, superseded):
+    with open_store(str(tmp_path / "costs.db")) as store:
+        statements.clear()
+        assert list(store.rows(superseded=superseded, **{column: "x"})) == []
+        ((step,),) = plans(store, list(statements), ("x", "", 1000, 0))
+    table, place = ("joulec_superseded", "measurement_digest") if superseded else ("joulec_costs", "id")
+    assert step == f"SEARCH {table} USING INDEX ix_{table}_{column} ({column}=? AND {place}>?)"

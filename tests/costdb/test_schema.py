@@ -28,8 +28,8 @@ from joulec.costdb.store import CostStoreError, Merged
 NEXT = '''"""Tell hosts apart."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0004_9.1.0"
-down_revision = "0003_0.1.0"
+revision = "0005_9.1.0"
+down_revision = "0004_0.1.0"
 def upgrade():
     op.add_column("joulec_costs", sa.Column("host", sa.Text(), nullable=True))
     op.create_index("ix_joulec_costs_host", "joulec_costs", ["host"])
@@ -41,7 +41,7 @@ def next_migrations(tmp_path: Path) -> Path:
     """The migrations of a later joulec."""
     folder = tmp_path / "100% later"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0004_9.1.0_host.py").write_text(NEXT)
+    (folder / "versions" / "0005_9.1.0_host.py").write_text(NEXT)
     return folder
 
 
@@ -59,7 +59,7 @@ def prepare_with(migrations: Path, url: str) -> str:
 
 def test_the_migrations_make_what_the_models_say(database_url):
     with open_store(database_url) as store:
-        assert store.info().schema_version == "0003"
+        assert store.info().schema_version == "0004"
     engine = engine_of(database_url)
     with engine.connect() as connection:
         options = {"version_table": VERSION_TABLE, "compare_type": True}
@@ -86,20 +86,20 @@ def test_an_older_database_is_upgraded_in_place(database_url, row, next_migratio
     with open_store(database_url) as store:
         store.put_many(row(i) for i in range(50))
     with caplog.at_level(logging.WARNING):
-        assert prepare_with(next_migrations, database_url) == "0004"
+        assert prepare_with(next_migrations, database_url) == "0005"
     engine = engine_of(database_url)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*), count(host) FROM joulec_costs")).one() == (50, 0)
     engine.dispose()
-    assert prepare_with(next_migrations, database_url) == "0004"
+    assert prepare_with(next_migrations, database_url) == "0005"
     if not database_url.startswith("postgresql"):
-        assert "costs.db.schema-0003.bak" in caplog.text
+        assert "costs.db.schema-0004.bak" in caplog.text
 
 
 def test_the_copy_beside_holds_what_was_there_before(tmp_path, row, next_migrations):
     path = tmp_path / "costs.db"
     rows = {row(i).key: row(i) for i in range(50)}
-    taken = path.with_name("costs.db.schema-0003.bak")
+    taken = path.with_name("costs.db.schema-0004.bak")
     taken.write_text("somebody else's")
     with open_store(str(path)) as store:
         store.put_many(rows.values())
@@ -107,7 +107,7 @@ def test_the_copy_beside_holds_what_was_there_before(tmp_path, row, next_migrati
         assert Path(f"{path}-wal").stat().st_size > 0
         prepare_with(next_migrations, str(path))
     assert taken.read_text() == "somebody else's"
-    with open_store(str(path.with_name("costs.db.schema-0003.2.bak"))) as copy:
+    with open_store(str(path.with_name("costs.db.schema-0004.2.bak"))) as copy:
         assert {m.key: m for m in copy.rows()} == rows
 
 
@@ -115,7 +115,7 @@ def test_a_later_database_is_refused_with_the_version_to_install(database_url, r
     with open_store(database_url) as store:
         store.put_many([row(1)])
     prepare_with(next_migrations, database_url)
-    with pytest.raises(CostStoreError, match=r"later joulec \(schema 0004\).*'joulec>=9\.1\.0'"):
+    with pytest.raises(CostStoreError, match=r"later joulec \(schema 0005\).*'joulec>=9\.1\.0'"):
         open_store(database_url)
     engine = engine_of(database_url)
     with engine.connect() as connection:
@@ -126,7 +126,7 @@ def test_a_later_database_is_refused_with_the_version_to_install(database_url, r
 def test_an_upgrade_that_fails_changes_nothing(database_url, row, next_migrations):
     with open_store(database_url) as store:
         store.put_many([row(1)])
-    broken = next_migrations / "versions" / "0004_9.1.0_host.py"
+    broken = next_migrations / "versions" / "0005_9.1.0_host.py"
     broken.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')
     with pytest.raises(CostStoreError, match="nowhere"):
         prepare_with(next_migrations, database_url)
@@ -198,7 +198,7 @@ def make_old(database_url: str, folder: Path, number: int, *rows: tuple[type[Bas
 def test_the_first_schema_is_upgraded_when_it_is_opened(database_url, row, tmp_path):
     make_old(database_url, tmp_path / "first", 1, (CostRow, [old_values(row(i)) for i in range(3)]))
     with open_store(database_url) as store:
-        assert (store.prepared.before, store.prepared.schema_version) == ("0001", "0003")
+        assert (store.prepared.before, store.prepared.schema_version) == ("0001", "0004")
         assert {m.key: m for m in store.rows()} == {row(i).key: row(i) for i in range(3)}
         assert store.merge([row(1, Failure("run", "x"))]) == Merged(worse=1)
         assert (store.prepared.backup is None) == database_url.startswith("postgresql")
@@ -239,5 +239,5 @@ def test_of_several_processes_that_open_an_old_database_one_upgrades_it(database
             process.wait()
     copies = list(tmp_path.glob("*.bak"))
     one = "None" if database_url.startswith("postgresql") else str(tmp_path / "costs.db.schema-0001.bak")
-    assert said == [["0001", one, "2000"], *[["0003", "None", "2000"]] * 3]
+    assert said == [["0001", one, "2000"], *[["0004", "None", "2000"]] * 3]
     assert len(copies) == (not database_url.startswith("postgresql"))
