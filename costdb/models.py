@@ -96,8 +96,8 @@ def outcome_of(
     return Cost(time_s, energy_j, time_source, energy_source, spread, samples)  # type: ignore[arg-type]
 
 
-def measurement_of(row: CostRow | SupersededRow) -> Measurement:
-    """The measurement that a row keeps."""
+def measurement_of(row: Any) -> Measurement:
+    """The measurement in a row of either table, with its columns as attributes."""
     key = CostKey(**{name: getattr(row, _COLUMN_OF.get(name, name)) for name in KEY_FIELDS})
     return Measurement(key, outcome_of(*(getattr(row, name) for name in OUTCOME_NAMES)), row.provenance)
 

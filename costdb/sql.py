@@ -175,7 +175,7 @@ class SqlStore(CostStore):
         """See `CostStore.rows`."""
         table: type[CostRow | SupersededRow] = SupersededRow if superseded else CostRow
         place = SupersededRow.measurement_digest if superseded else CostRow.id
-        query: Select[Any] = select(table).order_by(place).limit(ROWS_PER_PAGE)
+        query: Select[Any] = select(table.__table__).order_by(place).limit(ROWS_PER_PAGE)
         if operator is not None:
             query = query.where(table.operator == operator)
         if device is not None:
@@ -186,7 +186,7 @@ class SqlStore(CostStore):
         while full:
 
             def page(session: Session, after: str = last) -> tuple[list[Measurement], str]:
-                found = list(session.scalars(query.where(place > after)))
+                found = session.execute(query.where(place > after)).all()
                 return [measurement_of(row) for row in found], getattr(found[-1], place.key) if found else after
 
             measurements, last = self._run(self._reader, page)

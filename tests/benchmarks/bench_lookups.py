@@ -201,7 +201,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="joulec-lookups-"))
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "million-3.db"
+    path = folder / "million.db"
     if not path.exists():
         timed_build(str(path), lambda: build_sqlite(path))
     print(f"{KEYS:,} keys; ms: median, worst, and median of processor time")
