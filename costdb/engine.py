@@ -46,11 +46,20 @@ def sqlite_engine(path: Path) -> Engine:
 
 def postgres_engine(url: URL) -> Engine:
     """Connections to a PostgreSQL server; opens nothing yet. A connection that the server dropped is replaced."""
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
     )
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SET jit = off")  # a look-up of many keys takes less time than compiling its query
+        cursor.close()
+        connection.commit()
+
+    return engine
 
 
 def use_write_ahead_log(engine: Engine) -> None:

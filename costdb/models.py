@@ -17,6 +17,9 @@ LOOKUP_NAMES = ("time_s", "energy_j", "time_source", "energy_source", "spread", 
 """Columns that a look-up reads: they stand in an index behind the id, so that only failures are read from the table."""
 OUTCOME_NAMES = (*LOOKUP_NAMES, "failure_reason")
 
+DIGEST = String(64).with_variant(String(64, collation="C"), "postgresql")
+"""Hexadecimal digits; compared byte by byte, whatever the language of a server's database is."""
+
 
 class Base(DeclarativeBase):
     """What all tables share; a change here needs a migration."""
@@ -63,7 +66,7 @@ class CostRow(_Measured, Base):
         Index("ix_joulec_costs_device", "device", "id"),
     )
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
 
 
 class SupersededRow(_Measured, Base):
@@ -76,8 +79,8 @@ class SupersededRow(_Measured, Base):
         Index("ix_joulec_superseded_device", "device", "measurement_digest"),
     )
 
-    measurement_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    id: Mapped[str] = mapped_column(String(64), index=True)
+    measurement_digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    id: Mapped[str] = mapped_column(DIGEST, index=True)
 
 
 def outcome_of(
