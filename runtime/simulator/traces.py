@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_MOST = 1e9  # watts or rows per second: beyond, a trace is not in these units
+
 
 class TraceError(ValueError):
     """A trace file that cannot be read."""
@@ -41,7 +43,8 @@ class Trace:
 
 
 def read_trace(path: Path, column: str) -> Trace:
-    """A CSV file of lines ``t_s,COLUMN`` with ascending times; a header is optional. Values may be 0.
+    """A CSV file of lines ``t_s,COLUMN`` with ascending times; a header is optional. Values may be 0,
+    at most 1e9.
 
     Raises:
         TraceError: the file cannot be read or is not of that form.
@@ -59,8 +62,10 @@ def read_trace(path: Path, column: str) -> Trace:
             t_s, value = map(float, row)
         except ValueError:
             raise TraceError(f"{path}, line {number}: expected t_s,{column}, found {','.join(row)!r}") from None
-        if not math.isfinite(t_s) or not math.isfinite(value) or value < 0:
-            raise TraceError(f"{path}, line {number}: values must be finite and from 0 up")
+        if not 0 <= t_s < math.inf:
+            raise TraceError(f"{path}, line {number}: times must be seconds from 0 up")
+        if not 0 <= value <= _MOST:
+            raise TraceError(f"{path}, line {number}: {column} must lie between 0 and {_MOST:g}")
         if times and t_s <= times[-1]:
             raise TraceError(f"{path}, line {number}: times must ascend")
         times.append(t_s)

@@ -62,10 +62,13 @@ def batchsizer(
     """
     from joulec.commands_simulate import report_jobs
     from joulec.options import OptionError
+    from joulec.plot_sweep import check_plot
     from joulec.runtime.simulator.suite import SIMULATED_POLICIES
 
     if policy is not None and policy not in SIMULATED_POLICIES:
         raise OptionError(f"unknown policy {policy!r}; there are {', '.join(SIMULATED_POLICIES)}")
+    if plot is not None:
+        check_plot(plot)
     report_jobs("paper", SIMULATED_POLICIES if policy is None else (policy,), seed, as_json=as_json, plot=plot)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from joulec.runtime.simulator.suite import Result
 
 _ROWS = 40  # of a timeline's table
+_LONGEST_S = 86400
 
 
 @catch
@@ -43,16 +44,26 @@ def simulate(
 
     Example: joulec simulate --device p40.toml --power-cap 150W --policy frontier --seed 1
     """
+    from joulec.plot_sweep import check_plot
     from joulec.runtime.simulator.suite import JOB_SECONDS, SIMULATED_POLICIES, run_job
 
     if policy is not None and policy not in SIMULATED_POLICIES:
         raise OptionError(f"unknown policy {policy!r}; there are {', '.join(SIMULATED_POLICIES)}")
-    if duration is not None and not duration > 0:
-        raise OptionError("--duration must be above 0")
+    if duration is not None and not 0 < duration <= _LONGEST_S:
+        raise OptionError(f"--duration must be above 0 and at most {_LONGEST_S} s (a day), not {duration:g} s")
     names = SIMULATED_POLICIES if policy is None else (policy,)
     if (device is None) == (jobs is None):
         raise OptionError("name either --device FILE or --jobs paper")
+    if plot is not None:
+        check_plot(plot)
     if jobs is not None:
+        given = {
+            "--cap-trace": cap_trace, "--power-cap": power_cap, "--request-trace": request_trace,
+            "--latency-slo": latency_slo, "--duration": duration,
+        }  # fmt: skip
+        for option, value in given.items():
+            if value is not None:
+                raise OptionError(f"{option} goes with --device; the jobs bring caps, loads and 600 s of their own")
         report_jobs(jobs, names, seed, as_json=as_json, plot=plot)
         return
     job = _job(device, cap_trace, power_cap, request_trace)
@@ -92,7 +103,7 @@ def report_jobs(jobs: str, policies: Sequence[str], seed: int, *, as_json: bool,
     if as_json:
         print_json({"results": [result.to_json() for result in results]})
         return
-    _show_results(results)
+    _show_jobs(results)
 
 
 def _job(device: Path | None, cap_trace: Path | None, power_cap: float | None, request_trace: Path | None) -> Any:
@@ -124,6 +135,29 @@ def _step_json(step: Any) -> dict[str, Any]:
     }
 
 
+def _show_jobs(results: Sequence[Result]) -> None:
+    """Throughput and mean batch size, a line per job and a column per policy (second paper, Figures 5 and 6)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(highlight=False, width=120)
+    policies = list(dict.fromkeys(result.policy for result in results))
+    by_job: dict[str, dict[str, Result]] = {}
+    for result in results:
+        by_job.setdefault(result.job, {})[result.policy] = result
+    speed = Table("job", *policies, "oracle", title="Rows per second (a model of each device)", title_justify="left")
+    batch = Table("job", *policies, title="Mean batch size", title_justify="left")
+    for job, mine in by_job.items():
+        best = next(iter(mine.values())).oracle_throughput
+        speed.add_row(job, *(f"{mine[name].outcome.throughput:.1f}" for name in policies), f"{best:.1f}")
+        batch.add_row(job, *(f"{mine[name].outcome.mean_batch:.1f}" for name in policies))
+    for grid in (speed, batch):
+        for column in grid.columns[1:]:
+            column.justify = "right"
+        out.print(grid)
+    _show_means(results)
+
+
 def _show_results(results: Sequence[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -139,6 +173,14 @@ def _show_results(results: Sequence[Result]) -> None:
             f"{outcome.seconds_above_cap:.2f}", f"{outcome.mean_batch:.1f}", str(outcome.batch_changes),
         )  # fmt: skip
     out.print(grid)
+    _show_means(results)
+
+
+def _show_means(results: Sequence[Result]) -> None:
+    """A line per policy, and its warnings."""
+    from rich.console import Console
+
+    out = Console(highlight=False, width=120)
     for name in dict.fromkeys(result.policy for result in results):
         mine = [result for result in results if result.policy == name]
         mean = sum(result.outcome.throughput for result in mine) / len(mine)
@@ -146,7 +188,8 @@ def _show_results(results: Sequence[Result]) -> None:
         if shares:
             out.print(
                 f"{name}: mean {mean:.1f} rows/s, of the oracle's {sum(shares) / len(shares):.3f} "
-                f"(least {min(shares):.3f})"
+                f"(least {min(shares):.3f}), above the cap {sum(r.outcome.seconds_above_cap for r in mine):.1f} s of "
+                f"{sum(r.outcome.seconds for r in mine):.0f} s"
             )
         for warning in dict.fromkeys(text for result in mine for text in result.outcome.warnings):
             out.print(f"{name}: warned once: {warning}", markup=False)
