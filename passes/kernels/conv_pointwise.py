@@ -34,18 +34,15 @@ class PointwiseConv:
     name = "pointwise_conv"
 
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
-        """The tiles that load least, with the chunk brought together first where that can pay."""
+        """The tile that loads least, with the chunk brought together first where that can pay."""
         geometry = Geometry.of(spec)
         if geometry is None or geometry.kernel != (1, 1) or geometry.top or geometry.left or target.lanes == 1:
             return ()
         if geometry.positions < target.lanes or geometry.group_out < target.lanes:
             return ()
         gathered = [1] if geometry.strides != (1, 1) else [1, 0] if 4 * geometry.positions >= _FAR else [0]
-        return [
-            (("rows", rows), ("vectors", vectors), ("gathered", choice))
-            for rows, vectors in _register_tiles(geometry, target)
-            for choice in gathered
-        ]
+        rows, vectors = _register_tile(geometry, target)
+        return [(("rows", rows), ("vectors", vectors), ("gathered", choice)) for choice in gathered]
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
@@ -139,8 +136,8 @@ class _Plan:
         return ceil_div(self.geometry.positions, self.chunk)
 
 
-def _register_tiles(geometry: Geometry, target: CpuTarget) -> list[tuple[int, int]]:
-    """(positions, vectors of channels): the two that compute least in vain and load least."""
+def _register_tile(geometry: Geometry, target: CpuTarget) -> tuple[int, int]:
+    """(positions, vectors of channels) that compute least in vain and load least."""
     positions = min(_CHUNK, geometry.positions)
     scored = []
     for vectors in (1, 2, 3, 4):
@@ -151,7 +148,8 @@ def _register_tiles(geometry: Geometry, target: CpuTarget) -> list[tuple[int, in
         computed = ceil_div(geometry.group_out, width) * width * ceil_div(positions, rows) * rows
         held = rows * vectors
         scored.append((computed * max(1.0, 8 / held) * (1 + (vectors + 0.5 * rows) / held), rows, vectors))
-    return [(rows, vectors) for _, rows, vectors in sorted(scored)[:2]]
+    _, rows, vectors = min(scored)
+    return rows, vectors
 
 
 class _Emitter:

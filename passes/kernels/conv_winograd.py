@@ -38,16 +38,15 @@ class WinogradConv:
     name = "winograd"
 
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
-        """Tiles of four, then of two outputs; in stages or fused, where either makes sense."""
+        """Tiles of four outputs, fused and in stages, then of two in the likelier of both; where they make sense."""
         geometry = Geometry.of(spec)
         if geometry is None or not _applies(geometry, target):
             return ()
         found: list[Params] = []
         for outputs in _TILES[geometry.kernel[0]]:
-            for fused in (1, 0):
-                plan = _plan(geometry, target, outputs, fused)
-                if plan is not None:
-                    found.append(plan.params)
+            plans = [_plan(geometry, target, outputs, fused) for fused in (1, 0)]
+            offered = [plan.params for plan in plans if plan is not None]
+            found += offered if outputs == _TILES[geometry.kernel[0]][0] else offered[:1]
         return found
 
     def rounding(self, params: Params) -> float:
