@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
-.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-peers bench-policies bench-relay clean
+.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-peers bench-pairs bench-policies bench-relay clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -43,6 +43,10 @@ bench: $(READY)
 bench-peers: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_peers.py $(PEERS)
+
+# Do predictions order assignments as the machine does? make bench-pairs PAIRS='--network resnet50'
+bench-pairs: $(READY)
+	$(BIN)/python tests/benchmarks/bench_pairs.py $(PAIRS)
 
 bench-policies: $(READY)
 	$(BIN)/python tests/benchmarks/bench_policies.py
