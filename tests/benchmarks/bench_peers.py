@@ -38,6 +38,7 @@ from rich.table import Table
 PEERS = ("openvino", "onnxruntime")
 TITLES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 HEAVIEST = 10
+PROFILED_CALLS = 15
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Result:
         peak_bytes: resident memory above that after the import by engine; None where the system does not tell.
         predicted_s: what the search expected.
         compile_s: seconds of the compilation.
-        operators: joulec's assignment, with the work of each operator.
+        operators: joulec's operators as they run in the compiled model, with the work of each.
         others: processors that anything but the engines took, on average while they were timed: 0 on a quiet machine.
     """
 
@@ -104,6 +105,7 @@ def measure(name: str, batch: int, turns: int, span_s: float, reuse: bool) -> Re
         seconds = dict(zip(kinds, by_turns(engines, turns, span_s), strict=True))
         busy_s = busy_cpu_s() - sum(engine.cpu_s() for engine in engines) - busy_s
         others = max(0.0, busy_s / (time.perf_counter() - begun_s))
+        operators = engines[0].profile(PROFILED_CALLS)
         peaks = {kind: engine.peak_bytes() for kind, engine in zip(kinds, engines, strict=True)}
     errors = {
         peer: max(relative_norm(ours, theirs) for ours, theirs in zip(outputs[0], found, strict=True))
@@ -111,8 +113,8 @@ def measure(name: str, batch: int, turns: int, span_s: float, reuse: bool) -> Re
     }
     medians = {kind: statistics.median(chain.from_iterable(found)) for kind, found in seconds.items()}
     ratios = {peer: _ratio(seconds["joulec"], seconds[peer]) for peer in PEERS}
-    predicted_s, assignment, compile_s = entry["predicted"]["time_s"], entry["assignment"], entry["compile_s"]
-    return Result(name, batch, medians, ratios, errors, peaks, predicted_s, compile_s, assignment, others)
+    predicted_s, compile_s = entry["predicted"]["time_s"], entry["compile_s"]
+    return Result(name, batch, medians, ratios, errors, peaks, predicted_s, compile_s, operators, others)
 
 
 def _ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Ratio:
@@ -159,24 +161,25 @@ def memory_table(results: Sequence[Result]) -> Table:
 
 
 def operator_table(result: Result, machine: Machine) -> Table:
-    """The operators that take longest (as the cost database has them), and what of the machine each uses."""
+    """The operators that take longest in the compiled model, and what of the machine each uses."""
     table = Table("operator", "algorithm", "time", "of all", "of peak arithmetic", "of memory bandwidth")
     whole_s = sum(one["time_s"] for one in result.operators)
-    grouped: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for one in result.operators:
-        grouped.setdefault((one["operator"], one["algorithm"], f"{one['time_s']:.9f}"), []).append(one)
-    ranked = sorted(grouped.values(), key=lambda group: -group[0]["time_s"] * len(group))
-    for group in ranked[:HEAVIEST]:
-        first, count = group[0], len(group)
-        time_s = first["time_s"]
+    for one in sorted(result.operators, key=lambda one: -one["time_s"])[:HEAVIEST]:
+        time_s = one["time_s"]
         table.add_row(
-            f"{count} x {first['node']}" if count > 1 else first["node"],
-            first["algorithm"],
-            f"{time_s * count * 1e6:.0f} µs",
-            f"{time_s * count / whole_s:.1%}",
-            f"{first['flops'] / time_s / machine.flops_per_s:.0%}" if first["flops"] else "",
-            f"{first['dram_bytes'] / time_s / machine.bytes_per_s:.0%}" if first["dram_bytes"] else "",
+            one["node"],
+            one["algorithm"],
+            f"{time_s * 1e6:.0f} µs",
+            f"{time_s / whole_s:.1%}",
+            f"{one['flops'] / time_s / machine.flops_per_s:.0%}" if one["flops"] else "",
+            f"{one['dram_bytes'] / time_s / machine.bytes_per_s:.0%}" if one["dram_bytes"] else "",
         )
+    families: dict[str, float] = {}
+    for one in result.operators:
+        family = one["algorithm"].partition("(")[0] or one["node"]
+        families[family] = families.get(family, 0.0) + one["time_s"]
+    shares = sorted(families.items(), key=lambda item: -item[1])
+    table.caption = ", ".join(f"{family} {time_s / whole_s:.0%}" for family, time_s in shares[:8])
     return table
 
 

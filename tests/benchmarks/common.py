@@ -112,6 +112,10 @@ class Engine:
         found = self._order({"memory": None})
         return None if found is None else int(found)
 
+    def profile(self, calls: int) -> list[dict[str, Any]]:
+        """The steps of a call with their seconds; of joulec alone."""
+        return list(self._order({"profile": calls}))
+
     def outputs(self) -> list[np.ndarray[Any, Any]]:
         """What it computes from the inputs."""
         with tempfile.NamedTemporaryFile(suffix=".npz") as file:

@@ -2,7 +2,7 @@
 
 ``{"time": seconds}`` is answered by the seconds of each call, ``{"run": file}`` by an .npz of the outputs in the file,
 ``{"memory": null}`` by the bytes by which resident memory peaked above what the process had once the engine was
-imported (None where the system does not tell).
+imported (None where the system does not tell), ``{"profile": calls}`` (joulec alone) by the steps of a call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,32 @@ def joulec_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
 
     model = joulec.load(path, threads=threads)
     arrays = [inputs[name] for name in model.input_names]
-    return lambda: list(model.run(arrays))
+    return _Joulec(model, arrays)
+
+
+class _Joulec:
+    """Calls a model, or profiles it."""
+
+    def __init__(self, model: Any, arrays: list[Any]) -> None:
+        self._model, self._arrays = model, arrays
+
+    def __call__(self) -> list[Any]:
+        return list(self._model.run(self._arrays))
+
+    def profile(self, calls: int) -> list[dict[str, Any]]:
+        """The steps of a call: name, algorithm, seconds, arithmetic and traffic."""
+        batch = self._arrays[0].shape[0]
+        steps = self._model.profile(batch, repeats=calls, inputs=self._arrays)
+        return [
+            {
+                "node": step.assigned.node if step.assigned else step.function,
+                "algorithm": step.assigned.algorithm if step.assigned else "",
+                "time_s": step.time_s,
+                "flops": step.assigned and step.assigned.flops,
+                "dram_bytes": step.assigned and step.assigned.dram_bytes,
+            }
+            for step in steps
+        ]
 
 
 def onnxruntime_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
@@ -117,6 +142,8 @@ def main() -> None:
         answer: Any = "done"
         if "run" in order:
             np.savez(order["run"], *run())
+        elif "profile" in order:
+            answer = run.profile(order["profile"])  # type: ignore[attr-defined]
         elif "memory" in order:
             answer = None if imported is None else (_resident("VmHWM") or 0) - imported
         else:
