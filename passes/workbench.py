@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,7 @@ from joulec.profiler.protocol import PROTOCOLS
 from joulec.profiler.retry import RetryingStore
 from joulec.profiler.rivalry import Rivalry
 from joulec.profiler.roofline import cpu_roofline
+from joulec.profiler.sharing import turn
 
 ROOFLINE_COSTS = "model"
 
@@ -48,6 +50,7 @@ class Setup:
     threads: int | None = None
     costs: str | None = None
     meter: str = "auto"
+    energy_constants: Path | None = None
     protocol: str = "adaptive"
     exclude_algorithms: tuple[str, ...] = ()
     retry_failed: bool = False
@@ -121,7 +124,7 @@ class Workbench:
         target = cpu_target(setup.target, threads)
         facts = cpu_facts()
         device = local_cpu(threads, facts)
-        meter = choose_meter(setup.meter, device_kind="cpu", threads=threads)
+        meter = choose_meter(setup.meter, device_kind="cpu", threads=threads, constants_file=setup.energy_constants)
         roofline_only = setup.costs == ROOFLINE_COSTS
         import tvm
 
@@ -183,7 +186,7 @@ class Workbench:
         return lambda work, seconds: estimate_energy_j(work, seconds, meter.constants)
 
     def _estimate(self) -> EnergyModel:
-        constants = load_constants(self.device.isa, self.target.threads)
+        constants = load_constants(self.device.isa, self.target.threads, self.setup.energy_constants)
         return lambda work, seconds: estimate_energy_j(work, seconds, constants)
 
     def measure(
@@ -243,6 +246,15 @@ class Workbench:
     def limit_search(self, seconds: float | None) -> None:
         """Measure nothing more after so many seconds from now; None lifts an earlier limit, but not the deadline."""
         self._search_end_s = math.inf if seconds is None else time.monotonic() + seconds
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The device for oneself among all that share the database, for timing what was compiled."""
+        if self.store is None:
+            yield
+            return
+        with turn(self.store, self.device.fingerprint, lambda: True):
+            yield
 
     def pause(self) -> None:
         """End the worker, so that nothing of it runs beside what follows."""

@@ -114,6 +114,14 @@ class Watching(Protocol):
         """The state now. What cannot be read is None; never fails."""
 
 
+@runtime_checkable
+class Occupied(Protocol):
+    """A meter that can also tell how much of the time its device is in use."""
+
+    def utilization(self) -> float | None:
+        """Share of the time just past in which something ran; None where the device does not tell."""
+
+
 def every_in_thread(period_s: float, call: Callable[[], object]) -> Callable[[], None]:
     """Call something every ``period_s`` on a thread of its own; returns what ends that and waits for the thread."""
     ended = threading.Event()

@@ -86,7 +86,7 @@ def profile(
                 entering = [candidate for candidate in entering if candidate.key not in others]
                 if not entering:
                     continue
-                with turn(store, entering[0].key, partial(_still, keep_going, entering[0])) as ours:
+                with turn(store, entering[0].key.device, partial(_still, keep_going, entering[0])) as ours:
                     if not ours:
                         continue
                     pacemaker = None if rivalry is None else rivalry.pacemaker(entering)

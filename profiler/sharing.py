@@ -37,23 +37,23 @@ def claim(store: CostStore, group: str) -> Iterator[bool]:
 
 @contextmanager
 def turn(
-    store: CostStore, key: CostKey, still: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
+    store: CostStore, fingerprint: str, still: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[bool]:
-    """Wait for the device of a key, and have it for oneself until the block ends or the process dies.
+    """Wait for a device, and have it for oneself until the block ends or the process dies.
 
     There are two locks: who waits holds the first one, so that whoever has just had the device cannot take it again
     before the one who waits. Building is under the lock too, for on a CPU it would disturb another's timing.
 
     Args:
         store: shared by all who take turns.
-        key: names the device.
+        fingerprint: names the device (``CostKey.device``).
         still: asked while waiting; False ends it.
         sleep: waits for some seconds.
 
     Yields:
         Whether the device is ours; False where the waiting was ended.
     """
-    device = f"{key.device.partition('|')[0]} of {machine()}"
+    device = f"{fingerprint.partition('|')[0]} of {machine()}"
     held: list[str] = []
     try:
         for name in (f"next on {device}", f"device {device}"):

@@ -23,6 +23,7 @@ from typing import Any
 from joulec.costdb.cost import FailureKind
 from joulec.profiler.candidate import Workload
 from joulec.profiler.meter import Meter, MeterError, Watching
+from joulec.profiler.meters.estimate import EstimateMeter
 from joulec.profiler.power import idle_power_w
 from joulec.profiler.protocol import MeasurementProtocol, Paper
 from joulec.profiler.stand import Gauge, LocalStand
@@ -201,6 +202,8 @@ def _circumstances() -> Mapping[str, str]:
 def _device_state(meter: Meter, idle_w: float | None) -> Mapping[str, str]:
     """Idle power before the first candidate, and what the meter knows of its device, as far as known."""
     found = {} if idle_w is None else {"idle_w": f"{idle_w:.6g}"}
+    if isinstance(meter, EstimateMeter):
+        found["energy_constants"] = str(meter.constants)
     if isinstance(meter, Watching):
         state = meter.conditions()
         values = {"device_celsius": state.temperature_c, "device_clock_mhz": state.clock_mhz}

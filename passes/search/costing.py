@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure
@@ -142,13 +142,27 @@ class MeasuredCosts:
 
     def _measured(self, entries: Sequence[Entry], wanted: Sequence[Entry] | None) -> dict[CostKey, Cost | Failure]:
         """Outcomes of all algorithms of some specs: looked up at once, then measured where wanted (None: all)."""
-        known = self.store.get_many([entry.key for entry in entries]) if entries else {}
+        known = self.look_up(entries)
         self.on_known(dict(known))
         if self.measure is not None:
             race = _Race(self, known, entries)
             missing = race.contenders(race.ordered(entries) if wanted is None else wanted)
             if missing:
                 self.measure(missing, race.may_win, known.__setitem__, race)
+        return known
+
+    def look_up(self, entries: Sequence[Entry]) -> dict[CostKey, Cost | Failure]:
+        """What the store knows of some algorithms, in one query.
+
+        Where energy is an estimate, it follows from the time and the work by today's constants, whatever they were.
+        """
+        known = self.store.get_many([entry.key for entry in entries]) if entries else {}
+        if self.energy_model is not None:
+            for entry in entries:
+                cost = known.get(entry.key)
+                if isinstance(cost, Cost):
+                    energy_j = self.energy_model(entry.algorithm.work(entry.spec), cost.time_s)
+                    known[entry.key] = replace(cost, energy_j=energy_j)
         return known
 
     @property

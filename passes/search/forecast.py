@@ -49,7 +49,7 @@ class EstimatedCosts:
     def calibrate(self, specs: Iterable[NodeSpec]) -> None:
         """Learn from all known costs of some operators how far above the roofline they are."""
         entries = self.costs.entries(specs)
-        self.known |= self.costs.store.get_many([entry.key for entry in entries])
+        self.known |= self.costs.look_up(entries)
         logs: dict[tuple[str, ...], list[float]] = defaultdict(list)
         powers = []
         for entry in entries:
@@ -65,7 +65,7 @@ class EstimatedCosts:
     def prepare(self, specs: Collection[NodeSpec]) -> None:
         """Look all specs up in one query, and estimate the rest."""
         entries = self.costs.entries(spec for spec in specs if spec not in self._options)
-        self.known |= self.costs.store.get_many([entry.key for entry in entries if entry.key not in self.known])
+        self.known |= self.costs.look_up([entry for entry in entries if entry.key not in self.known])
         choices: dict[NodeSpec, list[Choice]] = {spec: [] for spec in specs if spec not in self._options}
         for entry in entries:
             outcome = self.known.get(entry.key)

@@ -61,8 +61,10 @@ def choose_meter(
         check_gpu: finds the GPU sensor to trust; `check_sensors`, which takes two seconds, when omitted.
 
     Raises:
-        MeterError: a meter named is unknown, does not measure this kind of device, or is not there.
+        MeterError: a meter named is unknown, does not measure this kind of device, is not there, or needs no constants.
     """
+    if constants_file is not None and name.partition(":")[0] in ("nvml", "rapl", "zeus", "replay"):
+        raise MeterError(f"--energy-constants is for the estimate, --meter {name} needs none: leave one of both out")
     kind, _, file = name.partition(":")
     if kind in ("record", "replay"):
         if not file:
@@ -101,7 +103,8 @@ def choose_meter(
     isa = "cuda" if device_kind == "cuda" else cpu_facts().isa
     constants = load_constants(isa, threads or default_threads(), constants_file)
     estimate = partial(EstimateMeter, constants)
-    why = f"estimate ({constants.target_class} constants, orders of magnitude)"
+    whose = "orders of magnitude" if constants_file is None else f"of {constants_file}"
+    why = f"estimate ({constants.target_class} constants, {whose})"
     return ChosenMeter(estimate(), f"{why}: {missing or 'asked for'}", estimate)
 
 

@@ -35,6 +35,12 @@ class EnergyConstants:
     cache_byte_j: float
     register_byte_j: float
 
+    def __str__(self) -> str:
+        """In a line, for the provenance."""
+        parts = (self.flop_j, self.dram_byte_j, self.cache_byte_j, self.register_byte_j)
+        dynamic = " ".join(f"{one:g}" for one in parts)
+        return f"{self.target_class}: {self.static_w:g} W; J per operation and byte {dynamic}"
+
 
 _KEYS = frozenset(field.name for field in fields(EnergyConstants)) - {"target_class"} | {"thread_w"}
 

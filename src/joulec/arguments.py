@@ -130,6 +130,10 @@ Costs = Annotated[
 MeterName = Annotated[
     str, typer.Option("--meter", help="auto, rapl, nvml, zeus, estimate, record:FILE or replay:FILE.")
 ]
+EnergyConstants = Annotated[
+    Path | None,
+    typer.Option("--energy-constants", metavar="FILE", help="Constants of the estimate for your target (.toml)."),
+]
 ProtocolName = Annotated[Protocol, typer.Option(help="How candidates are measured.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Measure again what failed in an earlier run.")]
 Measured = Annotated[

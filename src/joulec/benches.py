@@ -28,6 +28,7 @@ def open_bench(options: CompileOptions, progress: Progress) -> Bench:
     plain = CompileOptions()
     for flag, given, default in (
         ("--meter", options.meter, plain.meter),
+        ("--energy-constants", options.energy_constants, plain.energy_constants),
         ("--target", options.target, plain.target),
         ("--protocol", options.protocol, plain.protocol),
     ):
@@ -73,6 +74,7 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
             threads=options.threads,
             costs=options.costs,
             meter=options.meter,
+            energy_constants=options.energy_constants,
             protocol=options.protocol,
             exclude_algorithms=tuple(options.exclude_algorithms),
             retry_failed=options.retry_failed,

@@ -17,6 +17,7 @@ from joulec.arguments import (
     Budget,
     Costs,
     Distance,
+    EnergyConstants,
     Exclude,
     Frontend,
     Inner,
@@ -85,6 +86,7 @@ def compile(
     bound_method: BoundBy = BoundMethod.exact,
     costs: Costs = None,
     meter: MeterName = "auto",
+    energy_constants: EnergyConstants = None,
     protocol: ProtocolName = Protocol.adaptive,
     max_error: MaxError = None,
     exclude_algorithm: Exclude = None,
@@ -107,7 +109,7 @@ def compile(
     options = make_options(
         objective, max_time, max_power, max_energy, batch_sizes, input_shapes,
         target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance,
-        bound_method=bound_method.value, costs=costs, meter=meter,
+        bound_method=bound_method.value, costs=costs, meter=meter, energy_constants=energy_constants,
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed,
         measure=measure,
@@ -146,6 +148,7 @@ def optimize(
     bound_method: BoundBy = BoundMethod.exact,
     costs: Costs = None,
     meter: MeterName = "auto",
+    energy_constants: EnergyConstants = None,
     protocol: ProtocolName = Protocol.adaptive,
     max_error: MaxError = None,
     exclude_algorithm: Exclude = None,
@@ -171,7 +174,7 @@ def optimize(
     options = make_options(
         objective, max_time, max_power, max_energy, batch_sizes, input_shapes,
         target=target, alpha=alpha, budget=budget, inner=inner.value, distance=distance,
-        bound_method=bound_method.value, costs=costs, meter=meter,
+        bound_method=bound_method.value, costs=costs, meter=meter, energy_constants=energy_constants,
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed,
         search_time_s=search_time, seed=seed, threads=threads,
@@ -200,6 +203,7 @@ def profile(
     budget: Budget = 300,
     costs: Costs = None,
     meter: MeterName = "auto",
+    energy_constants: EnergyConstants = None,
     protocol: ProtocolName = Protocol.adaptive,
     exclude_algorithm: Exclude = None,
     retry_failed: RetryFailed = False,
@@ -215,7 +219,8 @@ def profile(
     """
     options = make_options(
         objective, None, None, None, batch_sizes, input_shapes,
-        target=target, alpha=alpha, budget=budget, costs=costs, meter=meter, protocol=protocol.value,
+        target=target, alpha=alpha, budget=budget, costs=costs, meter=meter, energy_constants=energy_constants,
+        protocol=protocol.value,
         exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed, threads=threads,
     )  # fmt: skip

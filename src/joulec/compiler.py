@@ -262,13 +262,17 @@ def _graph_runner(
 
 
 def _measure_all(model: Model, variants: Variants, options: CompileOptions, bench: Workbench) -> dict[EntryKey, Budget]:
-    """Time (and, with a sensor, energy) of each entry on the device; nothing where it takes no random inputs."""
+    """Time (and, with a sensor, energy) of each entry on the device; nothing where it takes no random inputs.
+
+    Nobody else who shares the costs times meanwhile.
+    """
     measured = {}
     for one in variants.items:
         given = random_inputs(one.searched.source.graph.inputs, options.seed)[0]
         arrays = [given[value.name] for value in one.searched.source.graph.inputs]
         try:
-            timing = model.time(one.batch, warmup=5, meter=bench.meter.meter, variant=one.name, inputs=arrays)
+            with bench.turn():
+                timing = model.time(one.batch, warmup=5, meter=bench.meter.meter, variant=one.name, inputs=arrays)
         except MeterError:
             raise
         except RuntimeError:  # an external operator does not take them; the kind of its error is lost inside of TVM

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -28,6 +29,7 @@ class CompileOptions:
         bound_method: how bounds are kept: exactly, or by the best weights between time and energy.
         costs: the cost database's URL or path, ``model`` for a roofline, None for the user's own database.
         meter: ``auto``, ``nvml``, ``rapl`` or ``estimate``.
+        energy_constants: constants of the estimate in place of the shipped ones (TOML).
         protocol: measurement protocol.
         exclude_algorithms: algorithm families that must not be used.
         max_error: largest relative error against the original that is accepted; None takes the default.
@@ -55,6 +57,7 @@ class CompileOptions:
     bound_method: Literal["exact", "weights"] = "exact"
     costs: str | None = None
     meter: str = "auto"
+    energy_constants: Path | None = None
     protocol: Literal["adaptive", "paper"] = "adaptive"
     exclude_algorithms: tuple[str, ...] = ()
     max_error: float | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from joulec.options import OptionError
-from joulec.profiler.meter import Meter
+from joulec.profiler.meter import Meter, Occupied
 from joulec.profiler.meters.choose import choose_meter
 from joulec.profiler.power import idle_power_w
 from joulec.runtime.manifest import EntryKey
@@ -93,7 +93,7 @@ def _sweep(
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     idle_w = idle_power_w(meter)
-    utilization = CpuUtilization()
+    utilization = meter.utilization if isinstance(meter, Occupied) else CpuUtilization()
     found, traces = [], {}
     for size, variant in _entries(model, sizes, options.variants):
         name = f"{size}" if variant is None else f"{size} {variant}"

@@ -80,13 +80,13 @@ def test_what_another_has_claimed_is_learnt_from_it(tmp_path, make_candidate):
 
 
 def test_waiting_for_a_device_ends_when_it_is_no_longer_worth_it(tmp_path, make_candidate):
-    key = make_candidate("busy", 1).key
+    device = make_candidate("busy", 1).key.device
     answers = [True, True, False]
     with open_store(str(tmp_path / "costs.db")) as store, open_store(str(tmp_path / "costs.db")) as other:
-        with turn(other, key, lambda: True) as theirs:
+        with turn(other, device, lambda: True) as theirs:
             assert theirs
-            with turn(store, key, lambda: answers.pop(0), sleep=lambda _: None) as ours:
+            with turn(store, device, lambda: answers.pop(0), sleep=lambda _: None) as ours:
                 assert not ours
         assert answers == []
-        with turn(store, key, lambda: False) as ours:
+        with turn(store, device, lambda: False) as ours:
             assert ours

@@ -8,7 +8,9 @@ from itertools import pairwise
 import pytest
 
 from joulec.profiler.candidate import NO_WORK, Work
+from joulec.profiler.meter import Occupied
 from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter
+from joulec.profiler.meters.nvml import NvmlMeter
 from joulec.runtime.scripted import ScriptedMeter
 from joulec.runtime.sweep import CpuUtilization, sweep_size
 
@@ -68,3 +70,24 @@ def test_utilisation_is_of_the_cpus_that_may_be_used(tmp_path):
     assert used() is None
     stat.unlink()
     assert used() is None
+
+
+def test_a_sweep_asks_the_gpu_how_much_of_it_is_in_use(gpu):
+    """Power and utilisation over time, as they change while a batch size runs (the second paper's Figure 2)."""
+    gpu.script("like volta", "load 100", "utilization 30 10")
+    gpu.add("load 250", "utilization 90 40", at_s=gpu.time.now_s + 1.0)
+    meter = NvmlMeter(0, gpu.time.clock, sensor="power", every=gpu.time.every)
+    assert isinstance(meter, Occupied)
+    result = sweep_size(
+        lambda: gpu.time.advance(0.01), 4, meter,
+        duration_s=2.0, work=NO_WORK, utilization=meter.utilization, clock=gpu.time.clock,
+    )  # fmt: skip
+    early = [slot for slot in result.slots if slot.t_s < 0.85]
+    late = [slot for slot in result.slots if slot.t_s > 1.05]
+    assert {slot.utilization for slot in early} == {0.3}
+    assert {slot.utilization for slot in late} == {0.9}
+    assert [slot.power_w for slot in early] == pytest.approx([100] * len(early))
+    assert [slot.power_w for slot in late] == pytest.approx([250] * len(late))
+    assert result.max_power_w == pytest.approx(250)
+    assert 0.3 < result.utilization < 0.9
+    meter.close()

@@ -250,7 +250,7 @@ class TestRivalry:
 class TestLeft:
     """Candidates that an earlier search has left before they were measured to the full."""
 
-    TABLE: ClassVar = {str(RELU.op): (Fake("quick"), Fake("left"))}
+    TABLE: ClassVar = {str(RELU.op): (Fake("quick", flops=2.0), Fake("left"))}
 
     def again(self, make, cost, objective, model=None):
         """What a search measures that finds the candidate as another has left it."""
@@ -281,8 +281,8 @@ class TestLeft:
 
     def test_an_estimate_is_bounded_by_half_of_the_time_seen(self, make):
         left = Cost(4.0, 8.0, "measured", "estimated", math.inf, 1)
-        assert self.again(make, left, "energy", watts(2.0)) == []
-        assert self.again(make, left, "energy", watts(1.0)) == ["left"]
+        assert self.again(make, left, "energy", watts(4.0, 1.0)) == []
+        assert self.again(make, left, "energy", watts(1.0, 1.0)) == ["left"]
 
 
 class TestEnergies:

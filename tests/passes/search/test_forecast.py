@@ -26,7 +26,7 @@ def plan(toy):
         store = CountingStore()
         backend = FakeBackEnd({str(Activation(kind)): algorithms for kind, algorithms in table.items()})
         profiler = FakeProfiler(store, outcomes)
-        costs = MeasuredCosts(backend, store, "estimated", profiler, energy_model=watts(10.0))
+        costs = MeasuredCosts(backend, store, "estimated", profiler, energy_model=watts(10.0, 1.0))
         costs.counts = Counter(node.spec for node in graph.nodes)
         store.put_many(Measurement(backend.key(graph.nodes[0].spec, one), Failure("crash", "")) for one in before)
         costs.measure_in_order(first_measurements(costs))
@@ -92,8 +92,8 @@ def test_a_known_failure_is_not_asked_for(plan):
 
 
 def test_energy_decides_where_it_is_the_objective(plan):
-    table = {"relu": (Fake("r1", 1.0), Fake("r2", 1.0)), "tanh": (Fake("t1", 1.0), Fake("t2", 1.0))}
-    outcomes = {"r1": (10.0, 20.0), "t1": (5.0, 90.0)}
+    table = {"relu": (Fake("r1", 1.0), Fake("r2", 1.0)), "tanh": (Fake("t1", 1.0, 500.0), Fake("t2", 1.0))}
+    outcomes = {"r1": (10.0, 100.0), "t1": (5.0, 550.0)}
     assert plan(("relu", "tanh"), table, outcomes, objective="energy")[1] == ["t2", "r2"]
     assert plan(("relu", "tanh"), table, outcomes, objective="time")[1] == ["r2", "t2"]
 
