@@ -95,6 +95,12 @@ class EstimatedCosts:
         """See `CostSource.lower_bound`."""
         return self.costs.lower_bound(spec)
 
+    def fastest(self, spec: NodeSpec) -> tuple[float, float]:
+        """Seconds and joules of a prepared spec's fastest measured algorithm; of the estimates where there is none."""
+        choices = self._options[spec].choices
+        known = [choice for choice in choices if choice.cost.time_source != "estimated"]
+        return min((choice.time_s, choice.energy_j) for choice in known or choices)
+
     def measured(self, spec: NodeSpec) -> bool:
         """Whether nothing has to be measured to know what the spec costs by some algorithm."""
         return self.costs.free(spec) is not None or any(
@@ -107,7 +113,7 @@ def _kind(entry: Entry) -> tuple[str, ...]:
 
 
 @dataclass
-class _Scout(OuterSearch):
+class Scout(OuterSearch):
     """A search that notes what the graphs that it prices would need to be measured for, and what that may bring.
 
     Attributes:
@@ -142,9 +148,7 @@ def first_measurements(costs: MeasuredCosts) -> list[Entry]:
     return sorted(firsts.values(), key=lambda one: -costs.counts[one.spec] * costs.lower_bound(one.spec)[0])
 
 
-def most_valuable(
-    costs: MeasuredCosts, graphs: Sequence[Graph], how: Callable[[EstimatedCosts], OuterSearch]
-) -> list[Entry]:
+def most_valuable(costs: MeasuredCosts, graphs: Sequence[Graph], how: Callable[[EstimatedCosts], Scout]) -> list[Entry]:
     """What is worth measuring once the first measurements are made, the most valuable first.
 
     Args:
@@ -159,12 +163,11 @@ def most_valuable(
     estimates.calibrate(costs.counts)
     worth: dict[Entry, float] = {}
     for graph in graphs:
-        plain = how(estimates)
-        scout = _Scout(plain.rules, estimates, plain.objective, plain.options, plain.tidy)
+        scout = how(estimates)
         scout.run(graph)
         for spec, saving in scout.worth.items():
             _add(worth, estimates, dict.fromkeys(costs.entries([spec]), saving))
-        _add(worth, estimates, _own_savings(estimates, plain.objective, graph))
+        _add(worth, estimates, _own_savings(estimates, scout.objective, graph))
     return sorted((entry for entry in worth if worth[entry] > 0), key=lambda entry: (-worth[entry], str(entry.key)))
 
 
@@ -181,7 +184,7 @@ def _own_savings(estimates: EstimatedCosts, objective: Objective, graph: Graph) 
     """By how much the objective would fall if one operator took no more than an algorithm's roofline."""
     counts = Counter(node.spec for node in graph.nodes)
     estimates.prepare(counts)
-    best = {spec: estimates.options(spec).cheapest_point(1.0, 0.0) for spec in counts}
+    best = {spec: estimates.fastest(spec) for spec in counts}
     origin = GraphFigures.of(graph).totals(*(math.fsum(counts[s] * best[s][axis] for s in counts) for axis in (0, 1)))
     now = float(objective.value(origin, origin))
     savings = {}

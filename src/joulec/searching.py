@@ -14,10 +14,9 @@ from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
 from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.costing import MeasuredCosts
-from joulec.passes.search.forecast import EstimatedCosts, first_measurements, most_valuable
+from joulec.passes.search.forecast import EstimatedCosts, Scout, first_measurements, most_valuable
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import Objective, as_objective
-from joulec.passes.search.outer import OuterSearch
 from joulec.passes.search.results import SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError, Totals
 from joulec.progress import Progress
@@ -124,11 +123,11 @@ def _measure_the_most_valuable(
     progress.stage("estimating what may save most")
     end_s = time.monotonic() + planning_s
 
-    def scout(estimates: EstimatedCosts) -> OuterSearch:
+    def scout(estimates: EstimatedCosts) -> Scout:
         how = search_options(options)
         left_s = max(end_s - time.monotonic(), 0.0) / len(sources)
         few = replace(how, budget=min(how.budget, _SCOUTED), time_limit_s=left_s)
-        return OuterSearch(bench.rules, estimates, objective, few, bench.tidy)
+        return Scout(bench.rules, estimates, objective, few, bench.tidy)
 
     try:
         plan = most_valuable(costs, [source.graph for source in sources], scout)

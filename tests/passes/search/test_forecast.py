@@ -9,9 +9,8 @@ import pytest
 from joulec.costdb.cost import Failure, Measurement
 from joulec.passes.graph import Activation
 from joulec.passes.search.costing import MeasuredCosts
-from joulec.passes.search.forecast import EstimatedCosts, first_measurements, most_valuable
+from joulec.passes.search.forecast import EstimatedCosts, Scout, first_measurements, most_valuable
 from joulec.passes.search.objective import as_objective
-from joulec.passes.search.outer import OuterSearch
 from joulec.passes.search.results import SearchOptions
 
 from .measuring import CountingStore, Fake, FakeBackEnd, FakeProfiler, watts
@@ -31,8 +30,8 @@ def plan(toy):
         store.put_many(Measurement(backend.key(graph.nodes[0].spec, one), Failure("crash", "")) for one in before)
         costs.measure_in_order(first_measurements(costs))
 
-        def search(estimates: EstimatedCosts) -> OuterSearch:
-            return OuterSearch(rules, estimates, as_objective(objective), SearchOptions())
+        def search(estimates: EstimatedCosts) -> Scout:
+            return Scout(rules, estimates, as_objective(objective), SearchOptions())
 
         entries = most_valuable(costs, [graph], search)
         return profiler.measured, [entry.algorithm.name for entry in entries]
