@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from joulec.runtime.policies import Configuration, PolicyOptions, make_policy
-from joulec.runtime.simulator.device import DeviceError, Fault, read_device
+from joulec.runtime.simulator.device import (
+    DeviceError,
+    Fault,
+    Noise,
+    Power,
+    Sensor,
+    Spikes,
+    Temperature,
+    Time,
+    Variant,
+    read_device,
+)
 from joulec.runtime.simulator.generator import draw_job
 from joulec.runtime.simulator.history import PowerHistory
 from joulec.runtime.simulator.jobs import PAPER_BATCHES, p40, paper_jobs, prior
@@ -67,6 +80,29 @@ def test_wrong_device_files_are_refused_with_the_place(tmp_path, before, after, 
     file.write_text(DEVICE.replace(before, after, 1))
     with pytest.raises(DeviceError, match=message):
         read_device(file)
+
+
+def test_every_field_of_a_device_is_documented():
+    page = Path(__file__).parents[3] / "docs" / "policies.md"
+    text = page.read_text(encoding="utf-8")
+    parts = (Time, Power, Variant, Temperature, Noise, Spikes, Sensor, Fault)
+    names = {field.name for part in parts for field in dataclasses.fields(part)}
+    assert {name for name in names if not re.search(rf"[.`]{name}`", text)} == set()
+
+
+def test_a_pause_follows_each_batch_where_nothing_fits():
+    device = dataclasses.replace(p40("IncV1", "Caltech"), batches=(4,))
+    cap_w = 0.85 * device.window_w(Configuration(4, 0, device.clocks_hz[-1]))
+    outcome = Simulation(device, Trace.constant(cap_w), seed=2).run(make_policy("windowed", device.space), 60.0)
+    assert outcome.seconds_above_cap < 3.0
+    assert outcome.rows > 0
+
+
+def test_windowed_does_not_leave_what_it_settled_on():
+    for number in (1, 8, 15):  # at the cap once the device is warm
+        (result,) = run_job(paper_jobs()[number], ["windowed"], seed=number)
+        assert result.outcome.last_change_s < 60
+        assert result.outcome.seconds_above_cap <= 0.005 * result.outcome.seconds
 
 
 def test_traces(tmp_path):
