@@ -16,7 +16,7 @@ from joulec.profiler.dtypes import as_carrier, from_carrier
 from joulec.profiler.meter import Meter
 from joulec.runtime.external import EXTERNALS
 from joulec.runtime.machines import make_machine
-from joulec.runtime.manifest import Entry, EntryKey
+from joulec.runtime.manifest import Entry
 from joulec.runtime.profile import Recorder, Step, watching
 from joulec.runtime.thread import CallHangs, CallThread
 from joulec.runtime.timing import Timing, time_calls
@@ -86,7 +86,7 @@ class Executor:
     ) -> None:
         self.threads = threads
         self._frontend = frontend
-        self._entries = {entry.key: entry for entry in entries}
+        self._entries = {entry.function: entry for entry in entries}
         self._digests = tuple(externals)
         self._thread = CallThread("joulec-executor")
         self._closed = False
@@ -105,10 +105,10 @@ class Executor:
         self._empty, self._wrap, self._view, self._reuses = machine.empty, machine.wrap, machine.view, machine.reuses
         self._weights = {digest: self._keep(array) for digest, array in weights.items()}
         self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
-        self._functions: dict[EntryKey, Callable[..., Any]] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
         self._staged: dict[tuple[int, int], tuple[Any, _Array]] = {}
-        for key, entry in self._entries.items():
-            self._functions[key] = machine.function(entry, [self._weights[digest][0] for digest in entry.weights])
+        for name, entry in self._entries.items():
+            self._functions[name] = machine.function(entry, [self._weights[digest][0] for digest in entry.weights])
 
     def _keep(self, array: _Array) -> tuple[Any, _Array]:
         """An aligned tensor with the array's contents, and a view of it."""
@@ -129,9 +129,10 @@ class Executor:
             np.copyto(staged[1], array)
         return staged[0]
 
-    def _call(self, key: EntryKey, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
-        tensors = [self._argument(key[0], index, as_carrier(array)) for index, array in enumerate(arrays)]
-        result = self._functions[key](*tensors)
+    def _call(self, name: str, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+        batch = self._entries[name].batch
+        tensors = [self._argument(batch, index, as_carrier(array)) for index, array in enumerate(arrays)]
+        result = self._functions[name](*tensors)
         outputs = [result] if hasattr(result, "__dlpack__") else list(result)
         views = [self._view(output) for output in outputs]
         inputs = [self._view(tensor) for tensor in tensors]
@@ -143,17 +144,17 @@ class Executor:
         """Whether an output lies in an input's memory or a weight's, which the caller must not receive."""
         return view.ctypes.data in self._weight_addresses or any(np.may_share_memory(view, other) for other in inputs)
 
-    def run(self, key: EntryKey, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
-        """Call one entry with arrays of exactly its inputs' shapes and dtypes."""
-        return self._on_thread(lambda: self._call(key, arrays))
+    def run(self, name: str, arrays: Sequence[_Array]) -> tuple[_Array, ...]:
+        """Call the entry of a function's name with arrays of exactly its inputs' shapes and dtypes."""
+        return self._on_thread(lambda: self._call(name, arrays))
 
-    def run_all(self, calls: Sequence[tuple[EntryKey, Sequence[_Array]]]) -> list[tuple[_Array, ...]]:
+    def run_all(self, calls: Sequence[tuple[str, Sequence[_Array]]]) -> list[tuple[_Array, ...]]:
         """Call entries one after another, changing threads once."""
-        return self._on_thread(lambda: [self._call(key, arrays) for key, arrays in calls])
+        return self._on_thread(lambda: [self._call(name, arrays) for name, arrays in calls])
 
     def time(
         self,
-        key: EntryKey,
+        name: str,
         arrays: Sequence[_Array],
         *,
         repeats: int,
@@ -166,7 +167,7 @@ class Executor:
 
         def timed() -> Timing:
             tensors = [self._keep(as_carrier(array))[0] for array in arrays]
-            function = self._functions[key]
+            function = self._functions[name]
             for _ in range(warmup):
                 function(*tensors)
             return time_calls(
@@ -175,16 +176,16 @@ class Executor:
                 window_s=window_s,
                 most_windows=most_windows,
                 meter=meter,
-                work=self._entries[key].work,
+                work=self._entries[name].work,
             )
 
         return self._on_thread(timed)
 
-    def profile(self, key: EntryKey, arrays: Sequence[_Array], *, repeats: int, warmup: int) -> tuple[Step, ...] | None:
+    def profile(self, name: str, arrays: Sequence[_Array], *, repeats: int, warmup: int) -> tuple[Step, ...] | None:
         """Time each step of one entry (`joulec.runtime.profile`); None where the library cannot run step by step."""
 
         def profiled() -> tuple[Step, ...] | None:
-            entry, recorder = self._entries[key], Recorder()
+            entry, recorder = self._entries[name], Recorder()
             weights = [self._weights[digest][0] for digest in entry.weights]
             function = self._machine.steps(entry, weights, recorder)
             if function is None:
@@ -199,7 +200,7 @@ class Executor:
 
         return self._on_thread(profiled)
 
-    def watch(self, key: EntryKey, arrays: Sequence[_Array], watch: Callable[[str, Sequence[_Array]], None]) -> bool:
+    def watch(self, name: str, arrays: Sequence[_Array], watch: Callable[[str, Sequence[_Array]], None]) -> bool:
         """Run one entry once, step by step; ``watch`` takes each step's name and arrays, the result last.
 
         Returns:
@@ -207,9 +208,9 @@ class Executor:
         """
 
         def run() -> bool:
-            entry = self._entries[key]
+            entry = self._entries[name]
             weights = [self._weights[digest][0] for digest in entry.weights]
-            told = watching(lambda name, tensors: watch(name, [self._view(tensor) for tensor in tensors]))
+            told = watching(lambda step, tensors: watch(step, [self._view(tensor) for tensor in tensors]))
             function = self._machine.steps(entry, weights, told)
             if function is None:
                 return False

@@ -149,16 +149,16 @@ class Model:
             variant: which variant runs; the model's `variant` when None.
         """
         if not self.batched:
-            return self._executor.run(self.entry(self._exact_entry(arrays).batch, variant).key, arrays)
+            return self._executor.run(self.entry(self._exact_entry(arrays).batch, variant).function, arrays)
         entry = self.manifest.entries[0]
         rows = check_rows(arrays, entry)
         if not rows:
             return tuple(np.empty((0, *tensor.shape[1:]), numpy_dtype(tensor.dtype)) for tensor in entry.outputs)
         if (rows, None) in self._entries:
-            return self._executor.run(self.entry(rows, variant).key, arrays)
+            return self._executor.run(self.entry(rows, variant).function, arrays)
         parts = list(split(rows, self.batch_sizes))
         calls = [
-            (self.entry(size, variant).key, [padded(a[start : start + count], size) for a in arrays])
+            (self.entry(size, variant).function, [padded(a[start : start + count], size) for a in arrays])
             for size, start, count in parts
         ]
         results = self._executor.run_all(calls)
@@ -190,7 +190,7 @@ class Model:
         """
         entry = self.entry(batch, variant)
         check_exactly(arrays, entry.inputs)
-        return self._executor.run(entry.key, arrays)
+        return self._executor.run(entry.function, arrays)
 
     def entry(self, batch: int, variant: str | None = None) -> Entry:
         """What the artifact says of one batch size in one variant.
@@ -254,7 +254,7 @@ class Model:
         entry = self.entry(batch, variant)
         check_exactly(arrays, entry.inputs)
         return self._executor.time(
-            entry.key,
+            entry.function,
             arrays,
             repeats=repeats,
             window_s=window_s,
@@ -287,7 +287,7 @@ class Model:
         arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
         entry = self.entry(batch, variant)
         check_exactly(arrays, entry.inputs)
-        steps = self._executor.profile(entry.key, arrays, repeats=repeats, warmup=3)
+        steps = self._executor.profile(entry.function, arrays, repeats=repeats, warmup=3)
         if steps is None:
             raise RuntimeError(
                 "the artifact cannot run step by step: only what the Relax back end of this version compiles can; "
@@ -315,7 +315,7 @@ class Model:
         """
         entry = self.entry(batch, variant)
         check_exactly(arrays, entry.inputs)
-        return self._executor.watch(entry.key, arrays, watch)
+        return self._executor.watch(entry.function, arrays, watch)
 
     def annotate(
         self, measured: Mapping[EntryKey, Budget], errors: Mapping[EntryKey, Sequence[float | None]] | None = None
@@ -337,6 +337,19 @@ class Model:
         self.manifest = replace(self.manifest, entries=entries)
         self._entries = self.manifest.lookup()
         self.__dict__.pop("useful_batch_sizes", None)
+
+    def rename_variants(self, names: Mapping[EntryKey, str]) -> None:
+        """Give entries other variants' names, e.g. since measuring showed another order.
+
+        Args:
+            names: the new name by batch size and present variant; each batch size keeps the same names.
+
+        Raises:
+            ManifestError: a batch size would have a name twice, or one that there is not.
+        """
+        entries = tuple(replace(one, variant=names.get(one.key, one.variant)) for one in self.manifest.entries)
+        self.manifest = replace(self.manifest, entries=entries)
+        self._entries = self.manifest.lookup()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the artifact.

@@ -13,45 +13,30 @@ from typing import Any, Literal, Self, get_args
 
 from joulec.profiler.candidate import Work
 from joulec.profiler.meter import Meter
-from joulec.profiler.meters.choose import DeviceKind, choose_meter
 from joulec.runtime.cap import CapSource, PowerCap
-from joulec.runtime.clock_records import restore_left
-from joulec.runtime.clock_scaling import at_clocks
-from joulec.runtime.clocks import ClockError, ClockKnob, NvmlClocks
-from joulec.runtime.governor import Governor
+from joulec.runtime.clocks import ClockKnob
+from joulec.runtime.governing import make_governor
 from joulec.runtime.inputs import InputError
+from joulec.runtime.instruments import Instruments
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.metrics import LatencyHistogram
 from joulec.runtime.model import Model
 from joulec.runtime.policies import (
-    POLICIES,
     Decision,
-    GuardedPolicy,
     Policy,
-    PolicyOptions,
     Predictions,
-    Space,
-    make_policy,
 )
 from joulec.runtime.queue import Outcomes, QueueClosed, RequestQueue, WhenFull
 from joulec.runtime.request import Part, Request, count_rows
 from joulec.runtime.runner import CallableRunner, ModelRunner, Runner
-from joulec.runtime.scripted import read_script
 from joulec.runtime.telemetry import BatchChange, Sample, Totals
-from joulec.runtime.watch import SENSORS, BatchHangs, Watch, WatchedMeter
-from joulec.runtime.window import BatchAware
+from joulec.runtime.watch import BatchHangs, Watch
 
 _log = logging.getLogger(__name__)
 
 
 class SessionClosed(QueueClosed):
     """The session was closed before the request was computed."""
-
-
-def default_policy(predictions: Predictions | None) -> str:
-    """``frontier`` where there are predictions, else ``windowed``."""
-    wanted = ("frontier", "windowed", "paper") if predictions is not None else ("windowed", "paper")
-    return next(name for name in wanted if name in POLICIES)
 
 
 class Session:
@@ -135,87 +120,42 @@ class Session:
             self._runner = CallableRunner(executor, batch_sizes, work)
         self._sizes = self._runner.sizes
         self._notices: list[str] = []
-        self._clock = clock
-        self._stop = threading.Event()
-        self._max_wait_s = max_wait_s
-        variants_at_hand = self._runner.variants
-        self._guard = None if latency_slo_s is None else LatencyGuard(self._sizes, latency_slo_s, variants_at_hand)
-        self._own_clocks: NvmlClocks | None = None
-        restore_left(self._say)
-        knob = self._find_clocks(clocks)
-        expected = predictions or self._runner.predictions
-        if knob is not None and expected is not None:
-            expected = at_clocks(expected, knob.levels_hz)
-        space = Space(self._sizes, variants_at_hand, (None,) if knob is None else knob.levels_hz)
-        covered = expected if expected is not None and any(one in expected.entries for one in space) else None
-        chosen = make_policy(
-            default_policy(covered) if policy is None else policy,
-            space,
-            PolicyOptions(cap_margin, expected, latency_slo_s),
-        )
-        if not isinstance(chosen, GuardedPolicy):
-            chosen = GuardedPolicy(chosen, space)
-        cap = None if power_cap_w is None else PowerCap(power_cap_w, warn=self._say)
-        self._own_meter: Meter | None = None
-        self._watched: WatchedMeter | None = None
         self._running: Sequence[Part] = ()
         self._hung: BatchHangs | None = None
         self._watch: Watch | None = None
-        self._governor = Governor(
-            self._sizes,
-            work=self._runner.work,
-            meter=self._find_meter(meter, needed=cap is not None),
-            cap=cap,
-            policy=chosen,
-            guard=self._guard,
-            uncapped=self._runner.uncapped,
-            safest=space.safest,
-            clocks=knob,
-            clock=clock,
-            sleep=sleep or self._sleep,
-            say=self._say,
-            doing=self._doing,
-        )
-        self._has_meter = meter is not None or cap is not None
+        self._clock = clock
+        self._stop = threading.Event()
+        self._max_wait_s = max_wait_s
+        variants_there = self._runner.variants
+        self._guard = None if latency_slo_s is None else LatencyGuard(self._sizes, latency_slo_s, variants_there)
+        self._instruments = Instruments(self._runner, self._say)
+        try:
+            self._governor = make_governor(
+                self._runner,
+                self._instruments,
+                power_cap_w=power_cap_w,
+                meter=meter,
+                policy=policy,
+                predictions=predictions,
+                clocks=clocks,
+                cap_margin=cap_margin,
+                latency_slo_s=latency_slo_s,
+                guard=self._guard,
+                clock=clock,
+                sleep=sleep or self._sleep,
+                say=self._say,
+                doing=self._doing,
+            )
+        except BaseException:
+            self._instruments.close()
+            raise
+        self._has_meter = meter is not None or power_cap_w is not None
         self.latencies = LatencyHistogram()
         self._queue = RequestQueue(queue_limit_rows, when_full, clock=clock, on_answer=self.latencies.add)
         if batch_timeout_s is not None:
             self._watch = Watch(batch_timeout_s, clock, self._hangs)
         self._thread = threading.Thread(target=self._work, name="joulec-session", daemon=True)
         self._thread.start()
-
-    def _find_meter(self, meter: Meter | str | None, *, needed: bool) -> Meter | None:
-        if meter is None and not needed:
-            return None
-        if meter is not None and not isinstance(meter, str):
-            return self._guarded(meter)
-        name = meter or "auto"
-        if name.startswith("scripted:"):
-            self._own_meter = read_script(name.removeprefix("scripted:"))
-            return self._own_meter
-        kind: DeviceKind = "cuda" if name == "nvml" else "cpu"  # a callable may run on either
-        if kind == "cuda" and isinstance(self._runner, ModelRunner):
-            self._say("the model runs on the CPU, and the meter nvml reads the power of GPU 0")
-        chosen = choose_meter(name, device_kind=kind, threads=self._runner.threads)
-        _log.info("meter: %s", chosen.why)
-        self._own_meter = self._guarded(chosen.meter)
-        return self._own_meter
-
-    def _guarded(self, meter: Meter) -> Meter:
-        """The meter; a sensor's calls are made where they cannot hold up a batch."""
-        if meter.source not in SENSORS or isinstance(meter, BatchAware):  # a simulated one never hangs
-            return meter
-        self._watched = WatchedMeter(meter)
-        return self._watched
-
-    def _find_clocks(self, clocks: ClockKnob | Literal["nvml"] | None) -> ClockKnob | None:
-        if clocks != "nvml":
-            return clocks
-        try:
-            self._own_clocks = NvmlClocks()
-        except ClockError as error:
-            self._say(f"{error}; the clock stays as it is, the other knobs are used")
-        return self._own_clocks
 
     def submit(self, /, *inputs: object, deadline_s: float | None = None, **named: object) -> Future[Any]:
         """Queue a request.
@@ -321,7 +261,7 @@ class Session:
             cap.set(watts)
             return
         fresh = None if watts is None else PowerCap(watts, warn=self._say)
-        meter = None if self._has_meter else self._find_meter(None, needed=fresh is not None)
+        meter = None if self._has_meter or fresh is None else self._instruments.meter(None)
         self._has_meter = self._has_meter or meter is not None
         self._governor.change_cap(fresh, meter)
 
@@ -428,14 +368,7 @@ class Session:
             self._stop.set()
         self._queue.close(None if drain else SessionClosed("the session was closed before the request was computed"))
         self._join()
-        if self._watched is not None and self._own_meter is None:
-            self._watched.release()
-        if self._own_meter is not None:
-            self._own_meter.close()
-            self._own_meter = None
-        if self._own_clocks is not None:
-            self._own_clocks.close()
-            self._own_clocks = None
+        self._instruments.close()
 
     def _join(self) -> None:
         """Wait for the worker, unless it hangs."""

@@ -44,7 +44,7 @@ from joulec.rounding import operator_errors
 from joulec.runtime.manifest import Budget, Entry, EntryKey, Manifest, TensorInfo
 from joulec.runtime.model import Model
 from joulec.searching import Searched, search_all
-from joulec.variants import Variant, Variants, find_variants, parse_variants
+from joulec.variants import Variant, Variants, find_variants, parse_variants, settle_names
 
 _Array = npt.NDArray[Any]
 
@@ -96,8 +96,10 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             compiled.close()
             raise
         compiled.annotate(measured, errors)
+        names = settle_names(variants, measured, progress)
+        compiled.rename_variants(names)
         report = {
-            "entries": {str(one.source.batch): _entry_json(one, variants, measured, errors) for one in found},
+            "entries": {str(one.source.batch): _entry_json(one, variants, names, measured, errors) for one in found},
             "profiling": profiling_json(bench.profiling),
             "verified": verified_json(verified),
         }
@@ -107,6 +109,7 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
 def _entry_json(
     one: Searched,
     variants: Variants,
+    names: Mapping[EntryKey, str],
     measured: Mapping[EntryKey, Budget],
     errors: Mapping[EntryKey, Sequence[float | None]],
 ) -> dict[str, Any]:
@@ -116,9 +119,9 @@ def _entry_json(
     entry = entry_json(one.result, measured.get(best.key), errors[best.key])
     if not variants.names:
         return entry
-    order = sorted(ours, key=lambda variant: variants.names.index(variant.name or ""))
-    shown = [variant_json(each.name, each.plan, measured.get(each.key), errors[each.key]) for each in order]
-    return {**entry, "variant": best.name, "variants": shown}
+    order = sorted(ours, key=lambda variant: variants.names.index(names[variant.key]))
+    shown = [variant_json(names[one.key], one.plan, measured.get(one.key), errors[one.key]) for one in order]
+    return {**entry, "variant": names[best.key], "variants": shown}
 
 
 def _build(variants: Variants, options: CompileOptions, bench: Workbench) -> Model:

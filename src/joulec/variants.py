@@ -13,7 +13,7 @@ from joulec.passes.search.frontier import WEIGHTS, FrontierSearch
 from joulec.passes.search.objective import weighted
 from joulec.passes.search.results import Plan
 from joulec.progress import Progress
-from joulec.runtime.manifest import EntryKey
+from joulec.runtime.manifest import Budget, EntryKey
 from joulec.searching import Searched, objective_of, search_options
 
 _APART = math.log(1.01)
@@ -157,3 +157,32 @@ def _named(found: Sequence[Searched], chosen: Mapping[int, Sequence[Plan]]) -> V
         ours = names[:1] if len(plans) == 1 else (*names[: len(plans) - 1], names[-1])
         items += [Variant(one, plan, ours[order.index(plan)]) for plan in plans]
     return Variants(names, tuple(items))
+
+
+def settle_names(variants: Variants, measured: Mapping[EntryKey, Budget], progress: Progress) -> dict[EntryKey, str]:
+    """Names by what was measured: of each batch size, from fast to frugal; and a warning where one is no use.
+
+    Predictions are off; what is called fast is to be the fastest.
+
+    Returns:
+        The name of each entry by its present key; empty where there is one variant only.
+    """
+    names: dict[EntryKey, str] = {}
+    for batch in dict.fromkeys(one.batch for one in variants.items) if variants.names else ():
+        ours = [one for one in variants.items if one.batch == batch]
+        if not all(one.key in measured for one in ours):  # of another machine's kind: what was predicted stands
+            names |= {one.key: one.name for one in ours if one.name is not None}
+            continue
+        order = sorted(ours, key=lambda one: measured[one.key].time_s or math.inf)
+        known = [name for name in variants.names if name in {one.name for one in ours}]
+        names |= {one.key: name for one, name in zip(order, known, strict=True)}
+        least_j = math.inf
+        for one in order:
+            energy_j = measured[one.key].energy_j
+            if energy_j is not None and energy_j >= least_j:
+                progress.warn(
+                    f"batch {batch}: a variant faster than {names[one.key]} takes no more energy, as measured: the "
+                    "prediction was off, and this one is of no use"
+                )
+            least_j = min(least_j, math.inf if energy_j is None else energy_j)
+    return names

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from joulec.runtime import Configuration, Decision, Model, ScriptedMeter, Session, load
+from joulec.runtime.fields import ManifestError
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.metrics import SessionCollector
 from joulec.runtime.model import VariantError
@@ -61,6 +62,15 @@ def test_each_variant_is_timed(model):
     model.annotate({(2, "fast"): timing.budget})
     assert model.entry(2, "fast").measured == timing.budget
     assert model.entry(2).measured.energy_j == pytest.approx(1e-3 * 2**0.9)
+
+
+def test_variants_may_change_names(model, two_variants):
+    x = rows(1)
+    model.rename_variants({(1, "fast"): "frugal", (1, "frugal"): "fast"})
+    assert ran(two_variants, x, *model.run([x], "fast")) == ["frugal"]
+    assert ran(two_variants, x, model(x)) == ["frugal"]  # the best under the objective stays so
+    with pytest.raises(ManifestError):
+        model.rename_variants({(1, "fast"): "frugal"})
 
 
 def test_what_is_expected_of_each_variant(model):

@@ -18,7 +18,9 @@ from joulec.passes.relay.reference import relay_reference
 from joulec.passes.verification import relative_error
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+sys.path.append(str(Path(__file__).parents[2] / "cli" / "support"))
 
+from cli_support import reference, small_model
 from light_models import example_input, prepare
 
 
@@ -74,6 +76,22 @@ def test_several_batch_sizes_in_one_artifact(tmp_path):
     wanted = np.maximum(np.cumsum(x @ weights.T, axis=1), 0)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(again, 2 * wanted, rtol=1e-4, atol=1e-5)
+    compiled.close()
+
+
+def test_several_variants_in_one_artifact(tmp_path):
+    """Variants share kernels, whose names the library has once for each function."""
+    path = small_model(tmp_path / "small.onnx")
+    compiled = joulec.compile(path, costs="model", batch_sizes=[1, 4], variants="frontier:2", budget=2, threads=1)
+    compiled.save(tmp_path / "model.joulec")
+    x = np.random.default_rng(1).standard_normal((5, 3, 8, 8)).astype("float32")
+    wanted = reference(path, x)
+    with joulec.load(tmp_path / "model.joulec") as loaded:
+        assert loaded.variants == ("fast", "frugal")
+        for name in (None, *loaded.variants):
+            np.testing.assert_allclose(loaded.run([x], name)[0], wanted, rtol=1e-3, atol=1e-3)
+        with loaded.session(variants=["fast"]) as session:
+            np.testing.assert_allclose(session.submit(x).result(), wanted, rtol=1e-3, atol=1e-3)
     compiled.close()
 
 
