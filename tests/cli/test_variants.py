@@ -26,11 +26,12 @@ def priced(tmp_path_factory) -> Command:
     folder = tmp_path_factory.mktemp("variants")
     command = Command(folder, folder / "costs.db")
     small_model(folder / "small.onnx", classes=2000)
-    done = command("profile", "small.onnx", *FEW, "--batch-sizes", "1,4")
-    assert done.returncode == 0, done.stderr
-    with sqlite3.connect(folder / "costs.db") as database:
-        database.execute("UPDATE joulec_costs SET time_s = 1e-3, energy_j = 20e-3 WHERE algorithm LIKE 'tvm%'")
-        database.execute("UPDATE joulec_costs SET time_s = 2e-3, energy_j = 10e-3 WHERE algorithm NOT LIKE 'tvm%'")
+    for _ in range(2):  # what costs so much leaves nothing out: the second time measures the rest
+        done = command("optimize", "small.onnx", *FEW, "--batch-sizes", "1,4", "--frontier")
+        assert done.returncode == 0, done.stderr
+        with sqlite3.connect(folder / "costs.db") as database:
+            database.execute("UPDATE joulec_costs SET time_s = 1e-3, energy_j = 20e-3 WHERE algorithm LIKE 'tvm%'")
+            database.execute("UPDATE joulec_costs SET time_s = 2e-3, energy_j = 10e-3 WHERE algorithm NOT LIKE 'tvm%'")
     return command
 
 

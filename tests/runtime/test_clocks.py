@@ -287,3 +287,10 @@ def test_the_frontier_sets_clocks_of_which_it_knows_by_a_rule_alone(clock):
     assert all(sample.power_w <= 80.0 for sample in late)
     assert {sample.clock_hz for sample in late} == {chosen.clock_hz}
     assert chosen == Configuration(2, clock_hz=0.75e9)  # 73 W, 79 rows/s; batch 4 fits at half the clock: 74
+
+
+def test_a_session_that_cannot_begin_leaves_no_lock(shared_gpu, state):
+    with pytest.raises(ValueError, match="unknown policy"):
+        Session(lambda x: x, clocks="nvml", policy="green", batch_sizes=[1])
+    assert statements(shared_gpu)[-1].endswith("unlock")
+    assert not list(state.glob("*.json"))
