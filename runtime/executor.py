@@ -137,7 +137,7 @@ class Executor:
         views = [self._view(output) for output in outputs]
         inputs = [self._view(tensor) for tensor in tensors]
         owned = [view.copy() if self._reuses or self._borrowed(view, inputs) else view for view in views]
-        types = (tensor.dtype for tensor in self._entries[key].outputs)
+        types = (tensor.dtype for tensor in self._entries[name].outputs)
         return tuple(from_carrier(view, dtype) for view, dtype in zip(owned, types, strict=True))
 
     def _borrowed(self, view: _Array, inputs: Sequence[_Array]) -> bool:

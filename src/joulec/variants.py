@@ -170,7 +170,7 @@ def settle_names(variants: Variants, measured: Mapping[EntryKey, Budget], progre
     names: dict[EntryKey, str] = {}
     for batch in dict.fromkeys(one.batch for one in variants.items) if variants.names else ():
         ours = [one for one in variants.items if one.batch == batch]
-        if not all(one.key in measured for one in ours):  # of another machine's kind: what was predicted stands
+        if any(measured.get(one.key, Budget()).time_s is None for one in ours):  # what was predicted stands
             names |= {one.key: one.name for one in ours if one.name is not None}
             continue
         order = sorted(ours, key=lambda one: measured[one.key].time_s or math.inf)

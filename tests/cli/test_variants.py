@@ -141,6 +141,9 @@ def test_what_was_measured_gives_the_names():
     assert len(told) == 1
     assert "batch 1: a variant faster than frugal takes no more energy" in told[0]
     assert settle_names(Variants((), (variant(None),)), {}, progress) == {}
+    same = {one.key: one.name for one in variants.items}
+    for unknown in ({}, {**measured, (1, "fast"): Budget()}):
+        assert settle_names(variants, unknown, progress) == same
 
 
 def test_words_that_are_no_variants():
