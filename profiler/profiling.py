@@ -64,6 +64,10 @@ def profile(
     def finished(keys: Iterable[CostKey]) -> dict[CostKey, Cost | Failure]:
         return {key: found for key, found in store.get_many(keys).items() if not unfinished(found, judges)}
 
+    def again(candidate: Candidate, outcome: Cost | Failure) -> bool:
+        """Whether what another has left meanwhile may still win here."""
+        return unfinished(outcome, judges) and _still(keep_going, candidate)
+
     reused = len(known := finished(wanted))
     missing = [candidate for key, candidate in wanted.items() if key not in known]
     waiting = [list(race) for _, race in groupby(missing, key=lambda candidate: rivals(candidate.key))]
@@ -78,12 +82,13 @@ def profile(
                 if not mine:
                     later.append(race)
                     continue
-                others = finished([candidate.key for candidate in entering])
-                for key, outcome in others.items():
-                    reused += 1
-                    if on_known is not None:
+                seen = store.get_many([candidate.key for candidate in entering])
+                if on_known is not None:
+                    for key, outcome in seen.items():
                         on_known(key, outcome)
-                entering = [candidate for candidate in entering if candidate.key not in others]
+                before = len(entering)
+                entering = [one for one in entering if one.key not in seen or again(one, seen[one.key])]
+                reused += before - len(entering)
                 if not entering:
                     continue
                 with turn(store, entering[0].key.device, partial(_still, keep_going, entering[0])) as ours:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 
 from joulec.costdb.cost import Cost, Measurement
@@ -77,6 +78,29 @@ def test_what_another_has_claimed_is_learnt_from_it(tmp_path, make_candidate):
     assert [n for _, n in log] == ["1"]
     assert (summary.measured, summary.reused, summary.unknown) == (1, 1, 0)
     assert known == {theirs.key: COST}
+
+
+def test_what_another_has_left_is_measured_again_only_where_it_may_win_here(tmp_path, make_candidate, monkeypatch):
+    """The first look-up finds nothing; before this one has its claim, another has left both as hopeless."""
+    lost, hopeful = make_candidate("busy", 1, shapes="1"), make_candidate("busy", 2, shapes="2")
+    left = Cost(9.0, 9.0, "measured", "estimated", spread=math.inf)
+    log, known = [], {}
+
+    def still(candidate):
+        return candidate is hopeful or lost.key not in known
+
+    with open_store(str(tmp_path / "costs.db")) as store:
+        take = store.try_lock
+
+        def late(name):
+            store.put_many([Measurement(one.key, left) for one in (lost, hopeful)])
+            return take(name)
+
+        monkeypatch.setattr(store, "try_lock", late)
+        harness = RecordingHarness(store, "a", log, threading.Lock())
+        summary = profile([lost, hopeful], store, harness, None, still, on_known=known.__setitem__)
+    assert [n for _, n in log] == ["2"]
+    assert (summary.measured, summary.reused, summary.unknown) == (1, 1, 0)
 
 
 def test_waiting_for_a_device_ends_when_it_is_no_longer_worth_it(tmp_path, make_candidate):
