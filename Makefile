@@ -48,6 +48,9 @@ bench-peers: $(READY)
 bench-pairs: $(READY)
 	$(BIN)/python tests/benchmarks/bench_pairs.py $(PAIRS)
 
+bench-energy: $(READY)
+	$(BIN)/python tests/benchmarks/bench_energy_accuracy.py
+
 bench-policies: $(READY)
 	$(BIN)/python tests/benchmarks/bench_policies.py
 

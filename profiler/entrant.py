@@ -105,6 +105,7 @@ class Entrant:
         self._samples: list[float] = []
         self._undisturbed: list[float] = []
         self.spent_s = 0.0
+        self._timed_after_s = math.inf
         self._summary = Summary(math.inf, math.inf, 0)
 
     @property
@@ -118,9 +119,11 @@ class Entrant:
         return self.running and self.timed and (self.power is None or self.power.settled)
 
     @property
-    def undisturbed(self) -> bool:
-        """Whether any sample was."""
-        return bool(self._undisturbed)
+    def allowed_s(self) -> float:
+        """Seconds of samples that it would be given alone: until its time was known, or until its budget is spent."""
+        options = self._options
+        budget_s = options.budget_s if self._undisturbed else min(options.patience_s, options.budget_s)
+        return min(self._timed_after_s, budget_s)
 
     @property
     def sampled(self) -> bool:
@@ -156,7 +159,8 @@ class Entrant:
         if quiet and self.spent_s >= min(options.least_s, options.budget_s):
             summary = self._summary
             enough = summary.kept >= least and summary.kept * self._calls * summary.mean_s >= options.least_s
-            self.timed = self.timed or (enough and summary.spread <= options.precision)
+            if not self.timed and enough and summary.spread <= options.precision:
+                self.timed, self._timed_after_s = True, self.spent_s
 
     def gauge_power(self) -> None:
         """A block of windows."""

@@ -36,9 +36,9 @@ class Adaptive:
     took a processor away from the process (`joulec.profiler.contention`) are set aside. Of the rest, those in the
     fastest mode (`summarise`) count: when they span ``least_s`` together, number ``least_samples`` and give a 95%
     confidence interval of the mean within ± ``precision``, it is done. A quiet machine is done at once. On one that is
-    disturbed it goes on, for ``patience_s`` of samples where none was undisturbed and for ``budget_s`` where some were
-    (each candidate on average), and then takes the fastest mode of the undisturbed samples or, where they are fewer
-    than ``least_samples``, of all.
+    disturbed it goes on, for ``patience_s`` of samples where none was undisturbed and for ``budget_s`` where some were,
+    shared by those that take turns, and then takes the fastest mode of the undisturbed samples or, where they are
+    fewer than ``least_samples``, of all.
 
     With a real sensor energy windows of their own follow (`joulec.profiler.power.MeanPower`), until the 95% confidence
     interval of the mean power is within ± ``energy_precision``, for ``energy_s`` at most; with the estimate the energy

@@ -91,13 +91,11 @@ class Race:
             rounds += 1
             self._give_up(self._running())
 
-    def _spent(self, running: Sequence[Entrant]) -> bool:
-        """Whether the budget is spent: one for all, as their rounds are."""
-        options = self._options
-        quiet = any(entrant.undisturbed for entrant in running)
-        budget_s = options.budget_s if quiet else min(options.patience_s, options.budget_s)
-        mean_s = sum(entrant.spent_s for entrant in running) / len(running)
-        return mean_s >= budget_s and all(entrant.sampled for entrant in running)
+    @staticmethod
+    def _spent(running: Sequence[Entrant]) -> bool:
+        """Whether they have taken together what each would have been given alone: rounds are the same for all."""
+        spent_s, allowed_s = (sum(one.spent_s for one in running), sum(one.allowed_s for one in running))
+        return spent_s >= allowed_s and all(entrant.sampled for entrant in running)
 
     def _gauge(self) -> None:
         """Rounds of windows: one each, and another where energies are too near each other to be told apart."""

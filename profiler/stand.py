@@ -17,6 +17,7 @@ from joulec.profiler.candidate import Work, Workload
 from joulec.profiler.contention import Contention, own_contention
 from joulec.profiler.meter import Meter, PartTime, Reading, Watching
 from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter
+from joulec.profiler.patience import answered
 
 Clock = Callable[[], float]
 _Result = TypeVar("_Result")
@@ -203,12 +204,12 @@ class LocalStand:
     def _once(self, call_s: float, length_s: float) -> Reading:
         calls = max(1, math.ceil(length_s / _SLICES / call_s))
         done = 0
-        self._meter.begin()
+        answered(self._meter.begin, self._meter.name)
         begun_s = self._clock()
         while done == 0 or self._clock() - begun_s < length_s:
             self._workload.run(calls)
             done += calls
-        return self._meter.end(self.work.scaled(done))
+        return answered(lambda: self._meter.end(self.work.scaled(done)), self._meter.name)
 
     def _wait_for(self, phase_s: float | None) -> None:
         """Sleep until ``phase_s`` past a whole number of the sensor's updates since the first window."""

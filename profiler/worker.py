@@ -24,6 +24,7 @@ from joulec.costdb.cost import FailureKind
 from joulec.profiler.candidate import Workload
 from joulec.profiler.meter import Meter, MeterError, Watching
 from joulec.profiler.meters.estimate import EstimateMeter
+from joulec.profiler.patience import answered
 from joulec.profiler.power import idle_power_w
 from joulec.profiler.protocol import MeasurementProtocol, Paper
 from joulec.profiler.stand import Gauge, LocalStand
@@ -44,6 +45,7 @@ from joulec.profiler.wire import (
 
 _PR_SET_PDEATHSIG = 1
 _REASON_LENGTH = 2000
+_OPENING_S = 30.0
 _UNMETERED = ("estimated", "replay", "simulated")
 
 
@@ -90,8 +92,8 @@ def _serve(channel: Channel) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
     try:
         factory, protocol = pickle.loads(setup.tools)
-        meter: Meter = factory()
-        idle_w = None if meter.source in _UNMETERED else idle_power_w(meter)
+        meter: Meter = answered(factory, "of the measuring worker", _OPENING_S)
+        idle_w = None if meter.source in _UNMETERED else answered(lambda: idle_power_w(meter), meter.name)
     except MeterError as error:
         channel.send(Broken(str(error), meter=True))
         return

@@ -14,12 +14,15 @@ from joulec.profiler.meters.estimate import EstimateMeter, load_constants
 from joulec.profiler.meters.rapl import POWERCAP_ROOT, RaplMeter
 from joulec.profiler.meters.recorded import RecordingMeter, ReplayMeter, start_recording
 from joulec.profiler.meters.zeus import ZeusMeter
+from joulec.profiler.patience import answered
 
 if TYPE_CHECKING:
     from joulec.profiler.meters.nvml_check import SensorChoice
 
 DeviceKind = Literal["cpu", "cuda"]
 
+_OPENING_S = 30.0
+"""The check of a GPU's sensors takes six seconds at most, where its load is not steady."""
 _SENSORS = {"cpu": "rapl", "cuda": "nvml"}
 
 
@@ -91,8 +94,8 @@ def choose_meter(
     missing = ""
     if name != "estimate":
         try:
-            factory, which = _sensor_factory(sensor, index, rapl_root, check_gpu)
-            meter = factory()
+            factory, which = answered(lambda: _sensor_factory(sensor, index, rapl_root, check_gpu), sensor, _OPENING_S)
+            meter = answered(factory, sensor, _OPENING_S)
         except MeterError as error:
             if name != "auto":
                 raise

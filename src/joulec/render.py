@@ -77,11 +77,12 @@ class Display:
 
     def candidate(self, candidate: Candidate) -> None:
         """Say what is being measured, and how much is left; a line every ten seconds where no terminal shows it."""
-        self._begun_s = self._clock()
+        now_s = self._clock()
+        self._begun_s = now_s if self._begun_s is None else self._begun_s
         text = f"{self._stage}: {self._remaining()}; measuring {candidate.label}"
         self._show(text)
-        if not self._console.is_terminal and self._begun_s - self._printed_s >= _LINE_EVERY_S:
-            self._printed_s = self._begun_s
+        if not self._console.is_terminal and now_s - self._printed_s >= _LINE_EVERY_S:
+            self._printed_s = now_s
             self._console.print(text, markup=False)
 
     def _remaining(self) -> str:
@@ -103,6 +104,7 @@ class Display:
         self._batch_left = max(self._batch_left - 1, 0)
         if self._begun_s is not None:
             self._measuring_s += self._clock() - self._begun_s
+            self._begun_s = None  # those that were measured in turns come together
 
     def search(self, statistics: SearchStatistics, value: float) -> None:
         """Say how far the search is."""

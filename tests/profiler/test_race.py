@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 
 import pytest
 from racing import by_both, by_time, measure, quiet, race
 
 from joulec.costdb.cost import Failure
 from joulec.profiler.candidate import NO_WORK
-from joulec.profiler.meter import Reading
+from joulec.profiler.meter import MeterError, Reading
 from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter
 from joulec.profiler.meters.nvml import NvmlMeter
 from joulec.profiler.protocol import Adaptive
@@ -234,3 +235,17 @@ def test_a_gpu_that_gets_warm_does_not_change_the_decision(gpu, sensor):
     assert second / first == pytest.approx(0.985, abs=0.008)
     first, second = energies(together=False)
     assert second > first, "one after another the drift decides"
+
+
+class Silent(Sensor):
+    def end(self, work=NO_WORK):
+        threading.Event().wait(5)
+        raise AssertionError("nobody waits so long")
+
+
+def test_a_sensor_that_never_answers_is_the_sensors_fault(monkeypatch):
+    monkeypatch.setattr("joulec.profiler.patience.LIMIT_S", 0.1)
+    machine = Machine()
+    workload = machine.workload("a", 1e-3)
+    with pytest.raises(MeterError, match=r"has not answered for 0\.1 s.*--meter estimate"):
+        race(Adaptive(), [workload], Silent(machine, [workload]), NO_WORK, machine.clock)
