@@ -72,7 +72,7 @@ class FrontierPolicy:
             error=predictions.error,
             drifts=[0.002, 0.001],
         )
-        self._time_unknown = self._beliefs.known()[1][_TIME]
+        self._time_unknown = self._beliefs.deviation(_TIME)
         self._slo = math.inf if latency_slo_s is None else math.log(latency_slo_s)
         self._largest: int | None = None
         self._refused: Floats | None = None  # minus infinity for batch sizes above the largest allowed
@@ -165,7 +165,7 @@ class FrontierPolicy:
         if self._seen is None:
             return
         self._beliefs.commit((self._read_power(), self._read_time()))
-        self._time_unknown = self._beliefs.known()[1][_TIME]
+        self._time_unknown = self._beliefs.deviation(_TIME)
         self._known.add(self._seen)
 
     def _compare(self, mean: float) -> None:
@@ -247,26 +247,26 @@ class FrontierPolicy:
         """Stay, or try one that is faster and may fit."""
         current = self._current
         if self._here >= 3:
-            likely = (rate + self._time_unknown > rate[current] + _TRY_GAIN) & (room > _UNLIKELY * unknown)
+            ease = room / unknown
+            likely = (rate + self._time_unknown > rate[current] + _TRY_GAIN) & (ease > _UNLIKELY)
             likely &= self._until_s <= self._t_s
             likely[current] = False
             indices = likely.nonzero()[0]
-            index = self._worth(indices, rate, room, unknown) if len(indices) else None
+            index = self._worth(indices, rate, ease) if len(indices) else None
             if index is not None:
                 self._go(index, "searching", "faster, and it may keep to the cap")
                 return
         if self.decision.state != "settled":
             self.decision = self._say(current, "settled", _FASTEST)
 
-    def _worth(self, indices: npt.NDArray[np.intp], rate: Floats, room: Floats, unknown: Floats) -> int | None:
+    def _worth(self, indices: npt.NDArray[np.intp], rate: Floats, ease: Floats) -> int | None:
         """Which try brings the most for each second that it is expected to cost above the cap; None where none may."""
+        rates = rate[indices]
         spread = 0.55 * self._time_unknown[indices]
-        ahead = np.minimum(rate[indices] - rate[self._current], 3.0)
-        gain = spread * np.log1p(np.exp(np.minimum(ahead / spread, 30.0)))  # expected, where it may also be slower
-        gain = np.maximum(gain, ahead)
-        chance = 1 / (1 + np.exp(np.minimum(-1.7 * room[indices] / unknown[indices], 30.0)))
-        batch_s = self._batches[indices] * np.exp(-rate[indices])
-        cost_s = (1 - chance) * (batch_s + 2 * self._sensor_s)
+        ahead = np.minimum(rates - rate[self._current], 3.0)
+        gain = spread * np.logaddexp(0.0, ahead / spread)  # expected, where it may also be slower
+        chance = 1 / (1 + np.exp(-1.7 * ease[indices]))
+        cost_s = (1 - chance) * (self._batches[indices] * np.exp(-rates) + 2 * self._sensor_s)
         left_s = _BUDGET_S + _BUDGET_SHARE * self._t_s - self._spent_s
         worth = np.where((cost_s <= left_s) & (gain > _TRY_GAIN), gain * chance / (cost_s + _LITTLE_S), 0.0)
         best = int(worth.argmax())

@@ -130,6 +130,11 @@ class Surrogate:
         """Means and standard deviations of all, by what was kept."""
         return self._mean, np.sqrt(self._variance)
 
+    def deviation(self, row: int) -> Floats:
+        """Standard deviations of one quantity, by what was kept."""
+        deviations: Floats = np.sqrt(self._variance[row])
+        return deviations
+
     def commit(self, seen: Sequence[tuple[float, float]]) -> None:
         """Keep what was seen of the one observed."""
         self._mean, self._variance, self._learned[:, self._count] = self._conditioned(seen)
