@@ -201,7 +201,9 @@ class Governor:
         chosen = self.decision.configuration
         variant = chosen.variant
         self._set_clock(chosen.clock_hz)
-        self._metering.open(size, variant)
+        metered = self._metering.meter is not None
+        if metered:
+            self._metering.open(size, variant)
         self._doing("a batch")
         start_s = self._clock()
         try:
@@ -210,20 +212,16 @@ class Governor:
             self._metering.abandon()
             raise
         busy_s = self._clock() - start_s
-        if self._metering.meter is not None:
-            self._doing("the meter")
         self._failed.ran(size)
         if self._guard:
             self._guard.observe(size, busy_s, variant)
             self._check_latency(size, variant)
-        window = self._metering.window
-        if window is not None:
-            self._metering.account(size, variant, items, busy_s)
-            if self._metering.meter is None or not window.metered:
-                self._metering.window = None
-                self._record(window, busy_s, None, cap_w)
-            else:
-                self._settle_window(window, busy_s, cap_w)
+        if metered:
+            self._doing("the meter")
+            self._account(size, variant, items, busy_s, cap_w)
+        else:
+            setting = (size, cap_w, _named(variant), self._clock_hz)
+            self.recorder.count(start_s - self._origin_s, busy_s, items, setting)
         self._doing("")
         return result
 
@@ -246,6 +244,18 @@ class Governor:
         if due is not None:
             due()
         self._note_change()
+
+    def _account(self, size: int, variant: str | int, items: int, busy_s: float, cap_w: float | None) -> None:
+        """A batch ran in the open window, if there is one."""
+        window = self._metering.window
+        if window is None:
+            return
+        self._metering.account(size, variant, items, busy_s)
+        if window.metered:
+            self._settle_window(window, busy_s, cap_w)
+        else:
+            self._metering.window = None
+            self._record(window, busy_s, None, cap_w)
 
     def _settle_window(self, window: Window, busy_s: float, cap_w: float | None) -> None:
         """After a batch: close the window where it is long enough, and note what pause is due."""

@@ -127,6 +127,30 @@ class Totals:
     variant_changes: int = 0
 
 
+@dataclass(slots=True)
+class _Tail:
+    """A stretch of unknown power that still grows."""
+
+    t_s: float
+    end_s: float
+    batches: int
+    items: int
+    setting: tuple[int, float | None, str | None, float | None]
+
+    def sample(self) -> Sample:
+        batch, cap_w, variant, clock_hz = self.setting
+        return Sample(
+            self.t_s,
+            self.end_s - self.t_s,
+            batch,
+            self.batches,
+            self.items,
+            cap_w=cap_w,
+            variant=variant,
+            clock_hz=clock_hz,
+        )
+
+
 class Recorder:
     """Keeps a session's samples, at most ``limit`` of them: when full, neighbours are joined and the resolution halves.
 
@@ -142,6 +166,7 @@ class Recorder:
         self._batches = self._items = self._violations = self._batch_changes = self._variant_changes = 0
         self._seconds = self._metered_s = self._energy_j = self._above_cap_s = 0.0
         self._latest: Sample | None = None
+        self._tail: _Tail | None = None
         self._resolution_s = 0.0
         self._above = False
 
@@ -149,12 +174,13 @@ class Recorder:
     def samples(self) -> list[Sample]:
         """A copy of the timeline."""
         with self._lock:
-            return list(self._samples)
+            return [*self._samples, *([] if self._tail is None else [self._tail.sample()])]
 
     @property
     def latest(self) -> Sample | None:
-        """The last sample as it was added; None before the first."""
-        return self._latest
+        """The last sample as it was added, or the last stretch of unknown power; None before the first."""
+        with self._lock:
+            return self._latest if self._tail is None else self._tail.sample()
 
     @property
     def changes(self) -> list[BatchChange]:
@@ -181,8 +207,9 @@ class Recorder:
     def add(self, sample: Sample) -> None:
         """Append a sample."""
         above = sample.power_w is not None and sample.cap_w is not None and sample.power_w > sample.cap_w * _SLACK
-        self._latest = sample
         with self._lock:
+            self._flush()
+            self._latest = sample
             self._batches += sample.batches
             self._items += sample.items
             self._seconds += sample.seconds
@@ -193,12 +220,51 @@ class Recorder:
                 self._above_cap_s += sample.seconds
                 self._violations += not self._above
             self._above = above
-            if self._samples and self._joins(self._samples[-1], sample):
-                self._samples[-1] = self._samples[-1].joined(sample)
-            else:
-                self._samples.append(sample)
-            if len(self._samples) > self._limit:
-                self._compress()
+            self._append(sample)
+
+    def count(
+        self,
+        t_s: float,
+        seconds: float,
+        items: int,
+        setting: tuple[int, float | None, str | None, float | None],
+    ) -> None:
+        """One batch of unknown power: what `add` would make of it, in less time.
+
+        Args:
+            t_s: its start, in seconds since the session's.
+            seconds: its length.
+            items: rows in it that are not padding.
+            setting: batch size, cap, variant and clock.
+        """
+        with self._lock:
+            self._batches += 1
+            self._items += items
+            self._seconds += seconds
+            self._above = False
+            tail, end_s = self._tail, t_s + seconds
+            if tail is not None and tail.setting == setting and end_s - tail.t_s <= self._resolution_s:
+                tail.end_s = end_s
+                tail.batches += 1
+                tail.items += items
+                return
+            self._flush()
+            self._tail = _Tail(t_s, end_s, 1, items, setting)
+
+    def _flush(self) -> None:
+        """The stretch of unknown power is over."""
+        tail, self._tail = self._tail, None
+        if tail is not None:
+            self._latest = tail.sample()
+            self._append(self._latest)
+
+    def _append(self, sample: Sample) -> None:
+        if self._samples and self._joins(self._samples[-1], sample):
+            self._samples[-1] = self._samples[-1].joined(sample)
+        else:
+            self._samples.append(sample)
+        if len(self._samples) > self._limit:
+            self._compress()
 
     def change(self, change: BatchChange, *, of_variant: bool = False) -> None:
         """Note a change of batch size, or of the variant, or of both."""

@@ -67,6 +67,8 @@ class Visit:
 
     def add_batches(self, batches: int, batch_s: float) -> None:
         """How long batches took."""
+        if not batches:
+            return
         self.batches += batches
         self.batch_s += (batch_s - self.batch_s) * batches / min(self.batches, max(400, batches))
 
