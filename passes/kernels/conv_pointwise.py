@@ -12,8 +12,9 @@ from tvm.tirx.script.builder import ir as T
 
 from joulec.passes.graph import NodeSpec, TensorType
 from joulec.passes.kernels import loops
-from joulec.passes.kernels.conv_tir import Geometry, ceil_div, chosen, padded_channels, spread, start
+from joulec.passes.kernels.conv_tir import Geometry, ceil_div, chosen, padded_channels, start
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.register_tile import product_tile
 from joulec.passes.kernels.squares import transposed
 from joulec.profiler.candidate import Work
 
@@ -41,7 +42,7 @@ class PointwiseConv:
         if geometry.positions < target.lanes or geometry.group_out < target.lanes:
             return ()
         gathered = [1] if geometry.strides != (1, 1) else [1, 0] if 4 * geometry.positions >= _FAR else [0]
-        rows, vectors = _register_tile(geometry, target)
+        rows, vectors = product_tile(min(_CHUNK, geometry.positions), geometry.group_out, target)
         return [(("rows", rows), ("vectors", vectors), ("gathered", choice)) for choice in gathered]
 
     def pack(
@@ -134,22 +135,6 @@ class _Plan:
     def chunks(self) -> int:
         """Chunks of a plane."""
         return ceil_div(self.geometry.positions, self.chunk)
-
-
-def _register_tile(geometry: Geometry, target: CpuTarget) -> tuple[int, int]:
-    """(positions, vectors of channels) that compute least in vain and load least."""
-    positions = min(_CHUNK, geometry.positions)
-    scored = []
-    for vectors in (1, 2, 3, 4):
-        if (vectors - 1) * target.lanes >= geometry.group_out:
-            continue
-        rows = spread(positions, (target.registers - 1 - vectors) // vectors)
-        width = vectors * target.lanes
-        computed = ceil_div(geometry.group_out, width) * width * ceil_div(positions, rows) * rows
-        held = rows * vectors
-        scored.append((computed * max(1.0, 8 / held) * (1 + (vectors + 0.5 * rows) / held), rows, vectors))
-    _, rows, vectors = min(scored)
-    return rows, vectors
 
 
 class _Emitter:
