@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
-.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-peers bench-pairs bench-policies bench-relay clean
+.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-energy bench-peers bench-pairs bench-policies bench-relay clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
