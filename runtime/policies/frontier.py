@@ -25,6 +25,7 @@ _LITTLE_S = 0.02
 _TRIAL = 12  # readings after which a configuration that was tried counts as known
 _LEFT = 0.5  # standard deviations of what is not known, before the current one is left
 _FIRST_WAIT_S = 2.0
+_CALM_WINDOWS = 4  # of the sensor, after a fall of the cap, in which nothing is tried that may exceed it
 _TIME_VAR = 0.02**2
 _REVIEWS = frozenset((2, 3, 4, 6, 8, 12, 16, 24))  # readings after which a choice that stands is reviewed
 _LATER = 32  # and then after each so many
@@ -84,6 +85,7 @@ class FrontierPolicy:
         self._surprises = 0
         self._last: float | None = None  # reading, in logarithms
         self._highest = -math.inf
+        self._calm_s = 0.0  # until then nothing is tried, as the cap has fallen
         self._until_s = np.zeros(len(self._all))  # when a configuration that exceeded the cap may be tried again
         self._wait_s: dict[int, float] = {}
         self._cap_w = math.nan
@@ -103,6 +105,8 @@ class FrontierPolicy:
             self._refuse()
             self._until_s[:] = 0.0
             self._wait_s.clear()
+            if fallen:
+                self._calm_s = telemetry.t_s + _CALM_WINDOWS * (telemetry.sensor_window_s or self._sensor_s)
         self._t_s = telemetry.t_s
         self._sensor_s = telemetry.sensor_window_s or self._sensor_s
         self._beliefs.pass_time(telemetry.seconds)
@@ -246,7 +250,7 @@ class FrontierPolicy:
     def _try(self, rate: Floats, room: Floats, unknown: Floats) -> None:
         """Stay, or try one that is faster and may fit."""
         current = self._current
-        if self._here >= 3:
+        if self._here >= 3 and self._t_s >= self._calm_s:
             ease = room / unknown
             likely = (rate + self._time_unknown > rate[current] + _TRY_GAIN) & (ease > _UNLIKELY)
             likely &= self._until_s <= self._t_s

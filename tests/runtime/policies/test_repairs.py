@@ -182,6 +182,14 @@ def test_frontier_leaves_what_exceeds_the_cap_although_the_prior_saw_no_differen
     assert sum(above) <= 3, ran  # the one in flight, and tries
 
 
+def test_frontier_tries_nothing_right_after_a_fall_of_the_cap():
+    for low_w in range(50, 110, 5):
+        policy = FrontierPolicy(SPACE, predictions(SPACE))
+        walk(policy, truth, 120.0, 300)
+        ran = walk(policy, truth, float(low_w), 5, start_s=30.0)
+        assert all(truth(item) <= low_w for item in ran[1:])
+
+
 def test_frontier_keeps_to_the_latency_objective():
     policy = FrontierPolicy(SPACE, predictions(SPACE), latency_slo_s=0.03)
     ran = walk(policy, truth, 500.0, 100)
