@@ -55,6 +55,7 @@ class Setup:
     exclude_algorithms: tuple[str, ...] = ()
     retry_failed: bool = False
     max_error: float | None = None
+    tuning_records: str | None = None
 
 
 class KernelBackEnd(BackEnd, Protocol):

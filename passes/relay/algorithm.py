@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,9 @@ from joulec.passes.relay.relayout import PLAIN, Relayout, block_of, blocked_shap
 from joulec.profiler.candidate import Work
 from joulec.profiler.roofline import Roofline
 
-Config = tuple[tuple[str, int], ...]
+Config = tuple[tuple[str, int | tuple[int, ...]], ...]
+Way = tuple[str, Config, int, int]
+"""Implementation, configuration, layout read and layout written."""
 
 EXTERNAL = "onnx"
 DEFAULT = "relay"
@@ -52,7 +54,8 @@ class RelayAlgorithm:
 
     Attributes:
         implementation: its name in the operator strategy, or `DEFAULT`, `BLOCKED`, `EXTERNAL`.
-        config: the AutoTVM configuration, innermost tiles by name; empty for TVM's fallback.
+        config: the AutoTVM configuration, knobs by name, of a split all sizes or the innermost; empty for TVM's
+            fallback.
         reads: layout of the four-dimensional run-time operands.
         writes: layout of the results.
         target: for what it is compiled.
@@ -80,8 +83,15 @@ class RelayAlgorithm:
     def name(self) -> str:
         """Implementation, layouts and configuration."""
         blocks = [f"{layout_name(self.reads)}->{layout_name(self.writes)}"] if self.reads or self.writes else []
-        shown = ",".join([*blocks, *(f"{key}={value}" for key, value in self.config)])
+        shown = ",".join([*blocks, *self.parameters])
         return f"{self.implementation}({shown})" if shown else self.implementation
+
+    @property
+    def parameters(self) -> list[str]:
+        """The configuration, knob by knob."""
+        return [
+            f"{key}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in self.config
+        ]
 
     @property
     def digest(self) -> str:
@@ -133,8 +143,10 @@ def kernel_name(spec: NodeSpec, algorithm: RelayAlgorithm) -> str:
     return f"{plain.rstrip('_')}_{digest.hexdigest()[:10]}"
 
 
-def algorithms_of(spec: NodeSpec, target: CpuTarget, roofline: Roofline) -> Iterator[RelayAlgorithm]:
-    """All that apply, TVM's own choice last."""
+def algorithms_of(
+    spec: NodeSpec, target: CpuTarget, roofline: Roofline, tuned: Iterable[Way] = ()
+) -> Iterator[RelayAlgorithm]:
+    """All that apply, those that the user's own tuning found first, TVM's own choice last."""
 
     def make(implementation: str, config: Config = (), reads: int = PLAIN, writes: int = PLAIN) -> RelayAlgorithm:
         return RelayAlgorithm(implementation, config, reads, writes, target, roofline)
@@ -148,8 +160,9 @@ def algorithms_of(spec: NodeSpec, target: CpuTarget, roofline: Roofline) -> Iter
         return
     float32 = all(operand.type.dtype == "float32" for operand in spec.operands)
     if float32 and isinstance(op, Conv2d) and spec.operands[1].constant:
-        yield from (make(*found) for found in _convolutions(spec, op, target.lanes))
-    elif float32 and _is_dense(spec):
+        yield from (make(*way) for way in dict.fromkeys([*tuned, *_convolutions(spec, op, target.lanes)]))
+    elif float32 and is_dense(spec):
+        yield from (make(*way) for way in tuned)
         yield from (make(name) for name in DENSE)
         return
     elif float32:
@@ -159,7 +172,7 @@ def algorithms_of(spec: NodeSpec, target: CpuTarget, roofline: Roofline) -> Iter
     yield make(DEFAULT)
 
 
-def _convolutions(spec: NodeSpec, op: Conv2d, lanes: int) -> Iterator[tuple[str, Config, int, int]]:
+def _convolutions(spec: NodeSpec, op: Conv2d, lanes: int) -> Iterator[Way]:
     channels, filters = spec.operands[0].type.shape[1], spec.results[0].shape[1]
     reads, writes = block_of(channels, lanes), block_of(filters, lanes)
     kernel = spec.operands[1].type.shape
@@ -212,7 +225,8 @@ def _common_block(spec: NodeSpec, lanes: int) -> int:
     return blocks.pop() if len(blocks) == 1 else PLAIN
 
 
-def _is_dense(spec: NodeSpec) -> bool:
+def is_dense(spec: NodeSpec) -> bool:
+    """Whether Relay's `nn.dense` computes the spec."""
     return (
         isinstance(spec.op, MatMul)
         and spec.op.transpose_b

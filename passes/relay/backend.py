@@ -24,6 +24,7 @@ from joulec.passes.graph import (
 from joulec.passes.kernels.kernel import CpuTarget
 from joulec.passes.relay.algorithm import RelayAlgorithm, algorithms_of
 from joulec.passes.relay.relayout import layout_name
+from joulec.passes.relay.tuned import TuningRecords
 from joulec.passes.relay.workload import RelayPayload
 from joulec.profiler.candidate import Candidate
 from joulec.profiler.roofline import Roofline
@@ -33,7 +34,7 @@ _BEFORE_ACTIVATION = (Add, Binary, ChannelAffine, MaxPool2d, AvgPool2d)
 
 @dataclass(frozen=True)
 class RelayBackEnd:
-    """Prices and computes nodes with TVM 0.19 on a CPU; attributes as of `RelaxBackEnd`."""
+    """Prices and computes nodes with TVM 0.19 on a CPU; attributes as of `RelaxBackEnd`, and the user's records."""
 
     target: CpuTarget
     device: str
@@ -43,6 +44,7 @@ class RelayBackEnd:
     roofline: Roofline
     excluded: frozenset[str] = frozenset()
     max_error: float | None = None
+    records: TuningRecords | None = None
     _algorithms: dict[NodeSpec, tuple[RelayAlgorithm, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     name = "relay"
@@ -63,7 +65,8 @@ class RelayBackEnd:
     def algorithms(self, spec: NodeSpec) -> Sequence[RelayAlgorithm]:
         """The strategy's implementations with their configurations, then what TVM itself would do."""
         if spec not in self._algorithms:
-            *others, last = algorithms_of(spec, self.target, self.roofline)
+            tuned = () if self.records is None else self.records.ways(spec)
+            *others, last = algorithms_of(spec, self.target, self.roofline, tuned)
             kept = [one for one in others if one.implementation not in self.excluded]
             self._algorithms[spec] = (*kept, last)
         return self._algorithms[spec]
@@ -79,7 +82,7 @@ class RelayBackEnd:
             layouts=f"{layout_name(algorithm.reads)} -> {layout_name(algorithm.writes)}",
             placement="own",
             algorithm=algorithm.implementation,
-            parameters=",".join(f"{key}={value}" for key, value in algorithm.config),
+            parameters=",".join(algorithm.parameters),
             digest=algorithm.digest,
             device=self.device,
             compiler=f"{self.compiler} {self.target.target}",

@@ -21,12 +21,21 @@ class _Layouts:
     ) -> tuple[float, float]:
         """Seconds and joules of the conversion between the layouts at both ends; see `EdgeCosts`."""
         type = spec_to.operands[operand].type
-        if len(type.shape) != 4:
-            return 0.0, 0.0
         given, taken = self.options(spec_from).choices[choice_from], self.options(spec_to).choices[choice_to]  # type: ignore[attr-defined]
-        own = operand < len(spec_to.anchor_operands)
-        source, target = _layout(given, writes=True), _layout(taken, writes=not own)
-        if same_memory(type.shape, source, target):
+        return self._between(type, _layout(given, writes=True), _taken(spec_to, taken, operand))
+
+    def entry(self, spec: NodeSpec, operand: int, choice: int) -> tuple[float, float]:
+        """Of a graph's input, which is row-major; see `EndCosts`."""
+        taken = self.options(spec).choices[choice]  # type: ignore[attr-defined]
+        return self._between(spec.operands[operand].type, PLAIN, _taken(spec, taken, operand))
+
+    def exit(self, spec: NodeSpec, result: int, choice: int) -> tuple[float, float]:
+        """Of a graph's output, which is row-major; see `EndCosts`."""
+        given = self.options(spec).choices[choice]  # type: ignore[attr-defined]
+        return self._between(spec.results[result], _layout(given, writes=True), PLAIN)
+
+    def _between(self, type: TensorType, source: int, target: int) -> tuple[float, float]:
+        if len(type.shape) != 4 or same_memory(type.shape, source, target):
             return 0.0, 0.0
         key = type, source, target
         if key not in self._edges:
@@ -45,6 +54,11 @@ class _Layouts:
 def relayout_spec(type: TensorType, source: int, target: int) -> NodeSpec:
     """A conversion as something that can be measured."""
     return NodeSpec(Relayout(source, target), (OperandSpec(type, False),), (), (type,))
+
+
+def _taken(spec: NodeSpec, choice: Choice, operand: int) -> int:
+    """The layout in which an operand is read: what an epilogue adds stands in that of the result."""
+    return _layout(choice, writes=operand >= len(spec.anchor_operands))
 
 
 def _layout(choice: Choice, *, writes: bool) -> int:
@@ -87,4 +101,10 @@ class LayoutMeasuredCosts(_Layouts, MeasuredCosts):
 class LayoutRooflineCosts(_Layouts, RooflineCosts):
     """Estimated costs with conversions."""
 
+    monotone: bool = False
     _edges: dict[tuple[TensorType, int, int], tuple[float, float]] = field(default_factory=dict)
+
+    def _price(self, spec: NodeSpec) -> list[Choice]:
+        """As of `RooflineCosts`, without what cannot win under a monotone objective."""
+        choices = RooflineCosts._price(self, spec)
+        return list(_undominated(Options(choices)).choices) if self.monotone else choices

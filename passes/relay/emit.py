@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from joulec.passes.graph import (
     Softmax,
     Split,
     Step,
+    TensorType,
     Transpose,
 )
 from joulec.passes.relay.algorithm import DEPTHWISE_BLOCKED, RelayAlgorithm, types_read
@@ -103,9 +105,8 @@ def _anchor(spec: NodeSpec, algorithm: RelayAlgorithm, operands: Exprs) -> Exprs
             return [relay.add(relay.multiply(operands[0], scale), shift)]
         case LayerNorm():
             return [_layer_norm(op, spec, operands)]
-        case LocalResponseNorm() if op.size % 2 == 1:
-            factors = {"axis": 1, "bias": op.bias, "alpha": op.alpha, "beta": op.beta}
-            return [relay.nn.lrn(operands[0], size=op.size, **factors)]
+        case LocalResponseNorm():
+            return [_local_response_norm(op, result, operands[0])]
         case Softmax():
             return [relay.nn.softmax(operands[0], axis=op.axis)]
         case Pad():
@@ -193,6 +194,23 @@ def _layer_norm(op: LayerNorm, spec: NodeSpec, operands: Exprs) -> Any:
     for operand, apply in zip(operands[1:], (relay.multiply, relay.add), strict=False):
         found = apply(found, operand)
     return found
+
+
+def _local_response_norm(op: LocalResponseNorm, result: TensorType, data: Any) -> Any:
+    """What TVM's operator refuses, an even number of channels above all, as a sum of shifted squares."""
+    if op.size % 2 == 1 and len(result.shape) == 4:
+        return relay.nn.lrn(data, size=op.size, axis=1, bias=op.bias, alpha=op.alpha, beta=op.beta)
+    rank, channels = len(result.shape), result.shape[1]
+    below = (op.size - 1) // 2
+    around = [(0, 0), (below, op.size - 1 - below), *([(0, 0)] * (rank - 2))]
+    squares = relay.nn.pad(relay.multiply(data, data), around)
+    shifted = [
+        relay.strided_slice(squares, begin=[first], end=[first + channels], axes=[1]) for first in range(op.size)
+    ]
+    total = reduce(relay.add, shifted)
+    scaled = relay.multiply(total, relay.const(op.alpha / op.size, result.dtype))
+    spread = relay.power(relay.add(scaled, relay.const(op.bias, result.dtype)), relay.const(op.beta, result.dtype))
+    return relay.divide(data, spread)
 
 
 def _split(op: Split, block: int, data: Any) -> Exprs:

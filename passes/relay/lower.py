@@ -8,6 +8,9 @@ names implementation and configuration. It is marked for the external compiler `
 from __future__ import annotations
 
 import json
+import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -22,6 +25,8 @@ from joulec.passes.relay.external import DIGEST, compile_external
 
 COMPILER = "joulec"
 ALGORITHM = "joulec.algorithm"
+_AOT_MARK = "used_memory"
+"""An attribute that `relay.build` gives functions for the AOT executor alone."""
 
 
 class Pinned(autotvm.FallbackContext):  # type: ignore[misc]
@@ -29,10 +34,10 @@ class Pinned(autotvm.FallbackContext):  # type: ignore[misc]
 
     Args:
         template: its name; empty pins nothing.
-        config: innermost tiles and knobs by name; empty takes TVM's own for a matrix product.
+        config: tiles and knobs by name; empty takes TVM's own for a matrix product.
     """
 
-    def __init__(self, template: str, config: dict[str, int]) -> None:
+    def __init__(self, template: str, config: dict[str, Any]) -> None:
         super().__init__()
         self._template = template
         self._config = config
@@ -42,9 +47,7 @@ class Pinned(autotvm.FallbackContext):  # type: ignore[misc]
         if workload is None or workload[0] != self._template:
             return super()._query_inside(target, workload)
         tiles: dict[str, Any] = {} if self._config else _dense_default(workload)
-        for name, value in self._config.items():
-            split = name in ("tile_ic", "tile_oc", "tile_ow")
-            tiles[name] = SplitEntity([-1, value]) if split else OtherOptionEntity(_knob(name, value))
+        tiles.update({name: _entity(name, value) for name, value in self._config.items()})
         found = ConfigEntity(0, None, tiles, [])
         found.cost = 0.0
         return found
@@ -62,8 +65,13 @@ def _dense_default(workload: Any) -> dict[str, Any]:
     return dict(config._entity_map)
 
 
-def _knob(name: str, value: int) -> Any:
-    return bool(value) if name == "unroll_kw" else value
+def _entity(name: str, value: int | list[int]) -> Any:
+    """A knob of an AutoTVM configuration: all sizes of a split, its innermost one, or an option."""
+    if isinstance(value, list):
+        return SplitEntity([-1, *value[1:]])
+    if name in ("tile_ic", "tile_oc", "tile_ow"):
+        return SplitEntity([-1, value])
+    return OtherOptionEntity(bool(value) if name == "unroll_kw" else value)
 
 
 def kernel_function(spec: NodeSpec, algorithm: RelayAlgorithm) -> Any:
@@ -101,18 +109,41 @@ def compile_kernel(function: Any) -> Any:
     """
     name = str(function.attrs["global_symbol"])
     attributes = dict(function.attrs.items())
+    in_aot = _AOT_MARK in attributes
     if DIGEST in attributes:
-        return compile_external(function, name)
+        built = compile_external(function, name)
+        return _linked_once(built, name) if in_aot else built
     asked = json.loads(str(function.attrs[ALGORITHM]))
     target = tvm.target.Target(json.loads(asked["target"]))
     plain = relay.Function(function.params, function.body, function.ret_type)
     plain = plain.with_attr("Primitive", tvm.tir.IntImm("int32", 1)).with_attr(ALGORITHM, f"{name} {asked}")
     primitive = relay.transform.InferType()(tvm.IRModule.from_expr(plain))["main"]
     pinned = asked["implementation"] if asked["config"] or asked["implementation"] in DENSE else ""
-    with target, Pinned(pinned, asked["config"]), tvm.transform.PassContext(opt_level=3):
+    options = {"tir.disable_assert": in_aot}  # the AOT executor passes addresses without shapes
+    with target, Pinned(pinned, asked["config"]), tvm.transform.PassContext(opt_level=3, config=options):
         lowered = relay.backend.te_compiler.get().lower(primitive, target)
         (body,) = lowered.funcs.functions.values()
-        return tvm.build(tvm.IRModule({name: body.with_attr("global_symbol", name)}), target=target)
+        built = tvm.build(tvm.IRModule({name: body.with_attr("global_symbol", name)}), target=target)
+    return _linked_once(built, name) if in_aot else built
+
+
+def _linked_once(module: Any, name: str) -> Any:
+    """The compiled function as a weak symbol.
+
+    The AOT executor compiles a function anew at each place where it is called, unlike the graph executor, and all of
+    them meet when the library is linked.
+    """
+    text, count = re.subn(
+        rf"^define dllexport (.*@{re.escape(name)}\()",
+        r"define weak_odr dllexport \1",
+        module.get_source("ll"),
+        flags=re.MULTILINE,
+    )
+    assert count == 1, f"{count} definitions of {name}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ll"
+        path.write_text(text)
+        return tvm.runtime.load_module(str(path), "ll")
 
 
 tvm.register_func(f"relay.ext.{COMPILER}", compile_kernel, override=True)

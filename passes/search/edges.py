@@ -6,7 +6,7 @@ problem (`quadratic`), and every vertex of the lower hull of all (time, energy) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -40,9 +40,22 @@ class EdgeCosts(Protocol):
         """
 
 
+@runtime_checkable
+class EndCosts(Protocol):
+    """What a cost source may offer for a graph's inputs and outputs, whose layout is given from outside."""
+
+    def entry(self, spec: NodeSpec, operand: int, choice: int) -> tuple[float, float]:
+        """Seconds and joules until an input of the graph is as the operand is read under the choice."""
+
+    def exit(self, spec: NodeSpec, result: int, choice: int) -> tuple[float, float]:
+        """Seconds and joules until a result under the choice is as an output of the graph is given."""
+
+
 @dataclass(frozen=True)
 class EdgeTable:
     """Costs of one edge: rows are the source's choices, columns the target's.
+
+    The edges that join one node to the graph's inputs and outputs have it at both ends; their diagonal counts.
 
     Attributes:
         source: index of the producing node.
@@ -67,6 +80,25 @@ def edge_tables(graph: Graph, options: Sequence[Options], costs: object) -> tupl
     """
     if not isinstance(costs, EdgeCosts):
         return ()
+    return (*_between(graph, options, costs), *(_ends(graph, options, costs) if isinstance(costs, EndCosts) else ()))
+
+
+def _ends(graph: Graph, options: Sequence[Options], costs: EndCosts) -> Iterator[EdgeTable]:
+    inputs, outputs = set(graph.inputs), set(graph.outputs)
+    for index, node in enumerate(graph.nodes):
+        entries = [operand for operand, value in enumerate(node.operands) if value in inputs]
+        exits = [result for result, value in enumerate(node.outputs) if value in outputs]
+        if not entries and not exits:
+            continue
+        found = np.zeros((len(options[index]), 2))
+        for choice in range(len(options[index])):
+            found[choice] += sum(np.array(costs.entry(node.spec, operand, choice)) for operand in entries)
+            found[choice] += sum(np.array(costs.exit(node.spec, result, choice)) for result in exits)
+        if found.any():
+            yield EdgeTable(index, index, np.diag(found[:, 0]), np.diag(found[:, 1]))
+
+
+def _between(graph: Graph, options: Sequence[Options], costs: EdgeCosts) -> tuple[EdgeTable, ...]:
     index = {node: position for position, node in enumerate(graph.nodes)}
     tables = []
     for target, node in enumerate(graph.nodes):

@@ -67,7 +67,11 @@ class _Weighted:
             key = (table.source, table.target)
             costs = _sum(time_weight, table.seconds, energy_weight, table.joules)
             forbidden = np.isinf(table.seconds) | np.isinf(table.joules)
-            edges[key] = edges.get(key, 0.0) + np.where(forbidden, math.inf, costs)
+            costs = np.where(forbidden, math.inf, costs)
+            if table.source == table.target:
+                nodes[table.source] = nodes[table.source] + costs.diagonal()
+            else:
+                edges[key] = edges.get(key, 0.0) + costs
         solved = quadratic.solve(nodes, edges)
         if solved.optimal:
             return _Least(solved.picks, 0.0)
