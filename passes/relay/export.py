@@ -42,6 +42,21 @@ class EntryPoint:
     kernels: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A graph within somebody's function.
+
+    Attributes:
+        outputs: expressions of the graph's outputs.
+        functions: what they call, by global variable.
+        kernels: as of `EntryPoint`.
+    """
+
+    outputs: list[Any]
+    functions: dict[Any, Any]
+    kernels: tuple[str, ...]
+
+
 @dataclass
 class Exported:
     """What `Exporter` made; weights by content digest, ONNX definitions by digest."""
@@ -62,55 +77,35 @@ class Exporter:
 
     Attributes:
         target: of kernels that no algorithm names (conversions between layouts).
-        base: a module whose other functions come along; None for none.
-        embed: put weights into the module as constants rather than taking them as parameters.
+        taken: names of global functions that kernels may not have.
     """
 
     target: CpuTarget
-    base: Any = None
-    embed: bool = False
+    taken: frozenset[str] = frozenset()
     _entries: list[EntryPoint] = field(default_factory=list)
     _weights: dict[str, _Array] = field(default_factory=dict)
     _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
     _externals: dict[str, bytes] = field(default_factory=dict)
     _symbols: dict[str, int] = field(default_factory=dict)
+    _count: int = 0
 
-    def add(
-        self,
-        function: str,
-        graph: Graph,
-        assignment: Mapping[Node, Choice],
-        *,
-        always_tuple: bool = True,
-        attributes: Mapping[str, Any] | None = None,
-        parameters: Mapping[str, Any] | None = None,
-    ) -> None:
+    def add(self, function: str, graph: Graph, assignment: Mapping[Node, Choice]) -> None:
         """Export a graph as a function of that name.
 
         Args:
             assignment: the algorithm of every node of the graph.
-            always_tuple: return a tuple even of a single output.
-            attributes: of the function.
-            parameters: variables for the graph's inputs by name, made where omitted.
         """
-        body = _Body(self, parameters or {})
+        body = _Body(self, {})
         outputs = body.run(graph, assignment)
-        result = relay.Tuple(outputs) if always_tuple or len(outputs) > 1 else outputs[0]
-        main = relay.Function([*body.inputs.values(), *body.weights.values()], result)
-        for key, value in (attributes or {}).items():
-            main = main.with_attr(key, value)
-        module = tvm.IRModule(body.functions)
-        if self.base is not None:
-            for variable, other in self.base.functions.items():
-                if variable.name_hint != function:
-                    module[variable] = other
-        name = function if self.base is not None else "main"
-        known = [] if self.base is None else [v for v in self.base.functions if v.name_hint == name]
-        module[known[0] if known else relay.GlobalVar(name)] = main
-        names = [] if self.embed else [digest for digest, var in body.weights.items()]
-        self._entries.append(
-            EntryPoint(function, tuple(names), relay.transform.InferType()(module), tuple(body.kernels))
-        )
+        main = relay.Function([*body.inputs.values(), *body.weights.values()], relay.Tuple(outputs))
+        module = relay.transform.InferType()(tvm.IRModule({**body.functions, relay.GlobalVar("main"): main}))
+        self._entries.append(EntryPoint(function, tuple(body.weights), module, tuple(body.kernels)))
+
+    def place(self, graph: Graph, assignment: Mapping[Node, Choice], parameters: Mapping[str, Any]) -> Placed:
+        """A graph as expressions of its inputs by name, weights as constants."""
+        body = _Body(self, parameters, embed=True)
+        outputs = body.run(graph, assignment)
+        return Placed(outputs, body.functions, tuple(body.kernels))
 
     def finish(self) -> Exported:
         """All functions added so far."""
@@ -132,6 +127,13 @@ class Exporter:
             self._packed[key] = digest
         return self._packed[key]
 
+    def variable(self, name: str) -> str:
+        """A name for one more function."""
+        while True:
+            self._count += 1
+            if f"{name}_{self._count}" not in self.taken:
+                return f"{name}_{self._count}"
+
     def external(self, op: Opaque) -> str:
         """Digest of an operator that runs outside the library."""
         digest = hashlib.sha256(op.definition).hexdigest()
@@ -145,6 +147,7 @@ class _Body:
 
     exporter: Exporter
     given: Mapping[str, Any]
+    embed: bool = False
     inputs: dict[Value, Any] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
@@ -186,7 +189,7 @@ class _Body:
         return found if shape == blocked_shape(operand.type.shape, layout) else relay.reshape(found, shape)
 
     def _weight(self, digest: str) -> Any:
-        if self.exporter.embed:
+        if self.embed:
             if digest not in self.constants:
                 self.constants[digest] = relay.const(self.exporter._weights[digest])
             return self.constants[digest]
@@ -227,7 +230,7 @@ class _Body:
     def _called(self, function: Any, name: str, operands: list[Any], results: tuple[TensorType, ...]) -> list[Any]:
         """A call of a function of its own: `relay.build` merges equal ones again by their ``global_symbol``."""
         self.kernels.append(name)
-        variable = relay.GlobalVar(f"{name}_{len(self.kernels)}")
+        variable = relay.GlobalVar(self.exporter.variable(name))
         function = function.with_attr("global_symbol", self.exporter.symbol(name))
         self.functions[variable] = function
         called = relay.Call(variable, operands)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,16 +43,97 @@ Operand = Value | Weight
 def import_relay(module: Any, function: str = "main") -> Graph:
     """The graph of one function of an IRModule.
 
-    Operators without a counterpart in the graph become opaque nodes with their own definition.
+    Operators without a counterpart in the graph become opaque nodes with their own definition. Convolutions and pools
+    in other layouts than NCHW are read as that one between transpositions.
 
     Raises:
-        ImportModuleError: there is no such function, a shape is not fixed, or it has control flow.
+        ImportModuleError: there is no such function, a shape is not fixed, it has control flow, or it returns a
+            constant or a tuple within a tuple.
+    """
+    read = read_function(find_function(in_plain_layouts(module), function))
+    outputs = read.result if isinstance(read.result, tuple) else (read.result,)
+    if not all(isinstance(output, Value) for output in outputs):
+        raise ImportModuleError("the function returns a constant or a tuple within a tuple")
+    return read.graph(outputs)
+
+
+def find_function(module: Any, name: str) -> Any:
+    """A function of a module, with types.
+
+    Raises:
+        ImportModuleError: there is no such function.
     """
     typed = relay.transform.InferType()(module)
     names = {variable.name_hint: variable for variable in typed.get_global_vars()}
-    if function not in names or not isinstance(typed[names[function]], relay.Function):
-        raise ImportModuleError(f"the module has no Relay function {function!r}; it has {', '.join(sorted(names))}")
-    return _Reader(typed[names[function]]).read()
+    if name not in names or not isinstance(typed[names[name]], relay.Function):
+        raise ImportModuleError(f"the module has no Relay function {name!r}; it has {', '.join(sorted(names))}")
+    return typed[names[name]]
+
+
+def in_plain_layouts(module: Any) -> Any:
+    """The module with convolutions in NCHW, where other layouts stand in it; TVM knows how to convert them."""
+    found: set[str] = set()
+
+    def visit(expression: Any) -> None:
+        if isinstance(expression, relay.Call) and getattr(expression.op, "name", "") in _WITH_LAYOUT:
+            layout = expression.attrs.data_layout if "conv" in expression.op.name else expression.attrs.layout
+            if layout == "NHWC":
+                found.add(expression.op.name)
+
+    for function in module.functions.values():
+        if isinstance(function, relay.Function):
+            relay.analysis.post_order_visit(function, visit)
+    if not found:
+        return module
+    wanted = {name: ["NCHW", "default"] if "conv" in name else ["NCHW"] for name in sorted(found)}
+    return relay.transform.ConvertLayout(wanted)(relay.transform.InferType()(module))
+
+
+_WITH_LAYOUT = ("nn.conv2d", "nn.max_pool2d", "nn.avg_pool2d", "nn.global_avg_pool2d", "nn.global_max_pool2d")
+
+
+@dataclass(frozen=True)
+class ReadFunction:
+    """A dataflow function as nodes.
+
+    Attributes:
+        inputs: of the parameters, in their order.
+        nodes: in the order of execution.
+        result: a value, a weight, or a tuple of these and of tuples.
+    """
+
+    inputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    result: Any
+
+    @property
+    def computed(self) -> tuple[Value, ...]:
+        """What of the result nodes compute, each once."""
+        return tuple(dict.fromkeys(value for value in _leaves(self.result) if self._is_computed(value)))
+
+    def _is_computed(self, value: Any) -> bool:
+        return isinstance(value, Value) and value not in self.inputs
+
+    def graph(self, outputs: Sequence[Value]) -> Graph:
+        """The nodes as a graph of some outputs."""
+        return Graph.build(self.inputs, outputs, self.nodes, [f"output{index}" for index in range(len(outputs))])
+
+
+def read_function(function: Any) -> ReadFunction:
+    """A typed function as nodes.
+
+    Raises:
+        ImportModuleError: a shape is not fixed, or it has control flow.
+    """
+    return _Reader(function).read()
+
+
+def _leaves(result: Any) -> Iterator[Any]:
+    if isinstance(result, tuple):
+        for part in result:
+            yield from _leaves(part)
+    else:
+        yield result
 
 
 def input_names(function: Any) -> list[str]:
@@ -74,18 +155,14 @@ class _Reader:
     known: dict[Any, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
 
-    def read(self) -> Graph:
+    def read(self) -> ReadFunction:
         inputs = [
             Value.input(name, tensor_type(parameter.checked_type))
             for name, parameter in zip(input_names(self.function), self.function.params, strict=True)
         ]
         self.known.update(zip(self.function.params, inputs, strict=True))
         result = self._read(self.function.body)
-        outputs = result if isinstance(result, tuple) else (result,)
-        for output in outputs:
-            if not isinstance(output, Value):
-                raise ImportModuleError("the function returns a constant or a tuple within a tuple")
-        return Graph.build(inputs, outputs, self.nodes, [f"output{index}" for index in range(len(outputs))])
+        return ReadFunction(tuple(inputs), tuple(self.nodes), result)
 
     def _read(self, root: Any) -> Any:
         """A value, a weight, or a tuple of them; without recursion, since networks are deep."""
@@ -95,13 +172,27 @@ class _Reader:
             if expression in self.known:
                 pending.pop()
                 continue
-            missing = [part for part in _parts(expression) if part not in self.known]
+            if isinstance(expression, relay.Let) and expression.value in self.known:
+                self.known[expression.var] = self.known[expression.value]
+            missing = [part for part in self._parts(expression) if part not in self.known]
             if missing:
                 pending.extend(reversed(missing))
                 continue
             self.known[expression] = self._one(expression)
             pending.pop()
         return self.known[root]
+
+    def _parts(self, expression: Any) -> list[Any]:
+        """What must be read before an expression."""
+        if isinstance(expression, relay.Call):
+            return list(expression.args)
+        if isinstance(expression, relay.Tuple):
+            return list(expression.fields)
+        if isinstance(expression, relay.TupleGetItem):
+            return [expression.tuple_value]
+        if isinstance(expression, relay.Let):
+            return [expression.body if expression.var in self.known else expression.value]
+        return []
 
     def _one(self, expression: Any) -> Any:
         if isinstance(expression, relay.Constant):
@@ -168,17 +259,6 @@ class _Reader:
         node = Node.make(op, tuple(operands), name=kind)
         self.nodes.append(node)
         return node.outputs if many else node.outputs[0]
-
-
-def _parts(expression: Any) -> list[Any]:
-    """What must be read before an expression."""
-    if isinstance(expression, relay.Call):
-        return list(expression.args)
-    if isinstance(expression, relay.Tuple):
-        return list(expression.fields)
-    if isinstance(expression, relay.TupleGetItem):
-        return [expression.tuple_value]
-    return []
 
 
 class _NotModelled(Exception):
@@ -344,9 +424,20 @@ def _transpose(reader: _Reader, call: Any) -> Any:
     rank = len(data.type.shape)
     axes = call.attrs.axes
     order = tuple(reversed(range(rank))) if axes is None or not len(axes) else tuple(int(a) % rank for a in axes)
+    return _transposed(reader, data, order)
+
+
+def _transposed(reader: _Reader, data: Any, order: tuple[int, ...]) -> Any:
     if isinstance(data, Weight):
         return literal(np.ascontiguousarray(data.value().transpose(order)))
     return reader.emit(Transpose(order), [data])
+
+
+def _layout_transform(reader: _Reader, call: Any) -> Any:
+    data = reader.operands(call)[0]
+    source, target = str(call.attrs.src_layout), str(call.attrs.dst_layout)
+    _require(source.isalpha() and sorted(source) == sorted(target) and len(source) == len(data.type.shape))
+    return _transposed(reader, data, tuple(source.index(axis) for axis in target))
 
 
 def _dropout(reader: _Reader, call: Any) -> Any:
@@ -384,5 +475,6 @@ _READERS: dict[str, _Reading] = {
     "squeeze": _reshape,
     "expand_dims": _reshape,
     "transpose": _transpose,
+    "layout_transform": _layout_transform,
     "nn.dropout": _dropout,
 }

@@ -29,7 +29,7 @@ def relay_reference(module: Any, names: Sequence[str], function: str = "main", o
 
     def run(given: Mapping[str, _Array]) -> list[_Array]:
         for name, parameter in zip(names, parameters, strict=True):
-            machine.set_input(parameter, np.ascontiguousarray(given[name]))
+            machine.set_input(parameter, np.require(given[name], requirements="C"))
         machine.run()
         return [machine.get_output(index).numpy() for index in range(machine.get_num_outputs())]
 
