@@ -18,6 +18,7 @@ test: $(READY)
 # The Relay back end needs TVM 0.19 in place of 0.27, and so an environment of its own.
 test-relay: $(RELAY_READY)
 	$(RELAY_VENV)/bin/python -m pytest -m "not gpu" tests/passes/relay tests/passes/replay/test_search.py
+	$(RELAY_VENV)/bin/python tests/benchmarks/bench_relay.py --quick
 
 # ONNX's own node tests, some minutes; writes docs/onnx-coverage.md.
 test-onnx: $(READY)

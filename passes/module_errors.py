@@ -7,3 +7,7 @@ class ImportModuleError(ValueError):
 
 class BuildError(RuntimeError):
     """A module that could not be turned into a library."""
+
+
+class TuningRecordsError(ValueError):
+    """A log of AutoTVM that cannot be read, or that is of no use to the back end."""

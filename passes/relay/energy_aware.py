@@ -187,7 +187,9 @@ class _Rewriting:
                 "flow or calls, of which nobody knows how often each runs; bound the power alone, or none"
             )
         costs = self.bench.costs(objective)
+        self.bench.limit_search(None)
         _check_priced(graph, costs)
+        self.bench.limit_search(self.options.search.time_limit_s)
         result = search(graph, self.bench.rules, costs, objective, self.options.search, self.bench.tidy)
         if not result.met_bounds:
             nearest = result.best.totals

@@ -12,13 +12,10 @@ from tvm import autotvm
 from tvm.autotvm.task.space import OtherOptionEntity, SplitEntity
 
 from joulec.passes.graph import Conv2d, NodeSpec
+from joulec.passes.module_errors import TuningRecordsError
 from joulec.passes.relay.algorithm import CONV_BLOCKED, DENSE, DEPTHWISE_BLOCKED, Config, Way, is_dense
 
 Workload = tuple[Any, ...]
-
-
-class TuningRecordsError(ValueError):
-    """A log of AutoTVM that cannot be read."""
 
 
 @dataclass(frozen=True)

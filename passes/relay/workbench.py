@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 from joulec.passes import workbench
+from joulec.passes.kernels.target import cpu_target
 from joulec.passes.relay.backend import RelayBackEnd
 from joulec.passes.relay.costs import LayoutMeasuredCosts, LayoutRooflineCosts
+from joulec.passes.relay.relayout import Relayout
 from joulec.passes.relay.tuned import tuning_records
+from joulec.passes.relay.workload import RelayPayload
 from joulec.passes.search.choices import CostSource
 from joulec.passes.search.objective import Objective
 from joulec.passes.workbench import Setup
+from joulec.profiler.candidate import Candidate
 
 __all__ = ["Setup", "Workbench"]
 
@@ -23,14 +29,14 @@ class Workbench(workbench.Workbench):
     measured_costs = LayoutMeasuredCosts
 
     @classmethod
-    def open(cls, setup: Setup) -> Self:
+    def open(cls, setup: Setup, warn: Callable[[str], None] = lambda message: None) -> Self:
         """As of the base, with the user's tuning records.
 
         Raises:
             TuningRecordsError: the log of AutoTVM cannot be read.
         """
-        bench = super().open(setup)
-        records = tuning_records(setup.tuning_records, bench.target.target)
+        records = tuning_records(setup.tuning_records, cpu_target(setup.target, setup.threads or 1).target)
+        bench = super().open(setup, warn)
         bench.backend = replace(bench.backend, records=records)
         return bench
 
@@ -41,7 +47,21 @@ class Workbench(workbench.Workbench):
             found.monotone = objective is not None and objective.monotone
         return found
 
+    def measure(self, candidates: Sequence[Candidate], *rest: Any) -> None:
+        """As of the base; conversions even when a search's time is over, for without them no assignment has a cost."""
+        end = self._search_end_s
+        if all(_is_conversion(candidate) for candidate in candidates):
+            self._search_end_s = math.inf
+        try:
+            super().measure(candidates, *rest)
+        finally:
+            self._search_end_s = end
+
     @staticmethod
     def back_end(**given: Any) -> RelayBackEnd:
         """TVM 0.19 on this CPU."""
         return RelayBackEnd(**given)
+
+
+def _is_conversion(candidate: Candidate) -> bool:
+    return isinstance(candidate.payload, RelayPayload) and isinstance(candidate.payload.spec.op, Relayout)

@@ -162,6 +162,10 @@ Variants = Annotated[
         "chooses among them.",
     ),
 ]
+TuningRecords = Annotated[
+    str | None,
+    typer.Option("--tuning-records", metavar="FILE", help="Log of AutoTVM to choose from too, with --frontend relay."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the CPUs this process may use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

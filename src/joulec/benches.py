@@ -31,6 +31,8 @@ def open_bench(options: CompileOptions, progress: Progress) -> Bench:
         ("--energy-constants", options.energy_constants, plain.energy_constants),
         ("--target", options.target, plain.target),
         ("--protocol", options.protocol, plain.protocol),
+        ("--frontend", options.frontend, plain.frontend),
+        ("--tuning-records", options.tuning_records, plain.tuning_records),
     ):
         if given != default:
             raise OptionError(f"{flag} {given} does not go with --costs {options.costs}: nothing is measured")
@@ -66,7 +68,10 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
     from joulec.frontends import chosen_frontend, load_tools
     from joulec.passes.workbench import Setup
 
-    tools = load_tools(chosen_frontend(options.frontend))
+    frontend = chosen_frontend(options.frontend)
+    if options.tuning_records is not None and frontend != "relay":
+        raise OptionError("--tuning-records takes a log of AutoTVM, which only --frontend relay can use")
+    tools = load_tools(frontend)
     _check_exclusions(options.exclude_algorithms, tools.families, progress)
     bench = tools.workbench.open(
         Setup(
@@ -79,6 +84,7 @@ def open_workbench(options: CompileOptions, progress: Progress) -> Workbench:
             exclude_algorithms=tuple(options.exclude_algorithms),
             retry_failed=options.retry_failed,
             max_error=options.max_error,
+            tuning_records=options.tuning_records,
         ),
         progress.warn,
     )

@@ -38,6 +38,7 @@ from joulec.arguments import (
     Seed,
     Target,
     Threads,
+    TuningRecords,
     Variants,
     catch,
     make_options,
@@ -96,6 +97,7 @@ def compile(
     seed: Seed = 0,
     threads: Threads = None,
     frontend: Frontend = None,
+    tuning_records: TuningRecords = None,
     variants: Variants = None,
     as_json: AsJson = False,
 ) -> None:
@@ -114,7 +116,7 @@ def compile(
         retry_failed=retry_failed,
         measure=measure,
         search_time_s=search_time, seed=seed, threads=threads,
-        frontend=None if frontend is None else frontend.value, variants=variants,
+        frontend=None if frontend is None else frontend.value, tuning_records=tuning_records, variants=variants,
     )  # fmt: skip
     from joulec.compiler import compile_model
     from joulec.render import Display, show_compiled
@@ -156,6 +158,8 @@ def optimize(
     search_time: SearchTime = None,
     seed: Seed = 0,
     threads: Threads = None,
+    frontend: Frontend = None,
+    tuning_records: TuningRecords = None,
     explain: Annotated[
         str | None,
         typer.Option(metavar="[RULE]", help="Say what each substitution brings, or why RULE does not apply."),
@@ -178,6 +182,7 @@ def optimize(
         protocol=protocol.value, max_error=max_error, exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed,
         search_time_s=search_time, seed=seed, threads=threads,
+        frontend=None if frontend is None else frontend.value, tuning_records=tuning_records,
     )  # fmt: skip
     from joulec.optimizing import Extras, optimize_model
     from joulec.render import Display, show_optimized
@@ -211,6 +216,8 @@ def profile(
         float | None, typer.Option("--time-budget", parser=quantity("s"), help="Stop after this time, e.g. 2m.")
     ] = None,
     threads: Threads = None,
+    frontend: Frontend = None,
+    tuning_records: TuningRecords = None,
     as_json: AsJson = False,
 ) -> None:
     """Fill the cost database with what a search of MODEL needs.
@@ -223,6 +230,7 @@ def profile(
         protocol=protocol.value,
         exclude_algorithms=tuple(exclude_algorithm or ()),
         retry_failed=retry_failed, threads=threads,
+        frontend=None if frontend is None else frontend.value, tuning_records=tuning_records,
     )  # fmt: skip
     from joulec.costdb.store import CostStoreError
     from joulec.render import Display, show_profiling

@@ -12,6 +12,7 @@ _USER_ERRORS = (
     ("joulec.passes.onnx.errors", "ModelError"),
     ("joulec.passes.module_errors", "ImportModuleError"),
     ("joulec.passes.module_errors", "BuildError"),
+    ("joulec.passes.module_errors", "TuningRecordsError"),
     ("joulec.passes.kernels.target", "TargetError"),
     ("joulec.passes.search.objective", "ObjectiveError"),
     ("joulec.passes.search.choices", "CostingError"),

@@ -38,6 +38,7 @@ class CompileOptions:
         retry_failed: measure again what failed in an earlier run.
         measure: time the compiled result; with ``costs="model"`` too, False compiles in a fraction of a second.
         frontend: ``relax`` or ``relay``; None takes the one that the installed TVM serves.
+        tuning_records: a log of AutoTVM whose configurations are candidates too; Relay only.
         variants: ``frontier:3`` (or 3) compiles so many points of the frontier between time and energy into one
             artifact; None compiles the objective's best alone.
     """
@@ -66,6 +67,7 @@ class CompileOptions:
     retry_failed: bool = False
     measure: bool = True
     frontend: Literal["relax", "relay"] | None = None
+    tuning_records: str | None = None
     variants: str | int | None = None
 
     def __post_init__(self) -> None:

@@ -11,9 +11,10 @@ from tvm import autotvm
 
 from joulec.passes.graph import Conv2d, LocalResponseNorm, MatMul, NodeSpec, OperandSpec, TensorType
 from joulec.passes.kernels.target import cpu_target
+from joulec.passes.module_errors import TuningRecordsError
 from joulec.passes.relay.algorithm import CONV_BLOCKED, RelayAlgorithm, algorithms_of
 from joulec.passes.relay.lower import compiled
-from joulec.passes.relay.tuned import TuningRecordsError, tuning_records
+from joulec.passes.relay.tuned import tuning_records
 from joulec.profiler.roofline import Roofline
 
 TARGET = cpu_target("llvm", 1)
