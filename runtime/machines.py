@@ -14,6 +14,7 @@ import numpy.typing as npt
 from joulec.runtime.external import EXTERNALS, FUNCTION
 from joulec.runtime.manifest import Entry
 from joulec.runtime.profile import STEPS_SUFFIX
+from joulec.words import plain_word
 
 _Array = npt.NDArray[Any]
 
@@ -97,7 +98,7 @@ class RelayMachine:
         for digest, weight in zip(entry.weights, weights, strict=True):
             if machine.get_input_index(f"w_{digest}") >= 0:  # what no kernel reads has no place
                 machine.module["set_input_zero_copy"](f"w_{digest}", weight)
-        places = [machine.get_input_index(_word(tensor.name)) for tensor in entry.inputs]
+        places = [machine.get_input_index(plain_word(tensor.name)) for tensor in entry.inputs]
         put, run, take = (machine.module[name] for name in ("set_input_zero_copy", "run", "get_output"))
         count = machine.get_num_outputs()
 
@@ -130,12 +131,6 @@ def _view(tensor: Any) -> _Array:
     raw = (ctypes.c_uint8 * size).from_address(described.data + described.byte_offset)
     array: _Array = np.frombuffer(raw, dtype).reshape(shape)
     return array
-
-
-def _word(name: str) -> str:
-    """The name that the exporter gives an input in the module."""
-    word = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "input"
-    return word if not word[0].isdigit() else f"_{word}"
 
 
 def _call_external(view: Callable[[Any], _Array], digest: str, *tensors: Any) -> None:

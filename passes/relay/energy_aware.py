@@ -15,7 +15,7 @@ from joulec.passes.graph import Graph, Opaque, Value, Weight
 from joulec.passes.relay.export import Exporter, Placed
 from joulec.passes.relay.importer import ReadFunction, find_function, in_plain_layouts, read_function
 from joulec.passes.relay.reference import relay_reference
-from joulec.passes.relay.regions import has_composites, is_dataflow, marks, optimise_regions
+from joulec.passes.relay.regions import has_composites, is_dataflow, marks, optimise_regions, rebuilt
 from joulec.passes.relay.workbench import Setup, Workbench
 from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.large import search
@@ -145,7 +145,7 @@ class _Rewriting:
         function = find_function(plain, name)
         if is_dataflow(function, tuple(kept)):
             body = self.solve(function, function.params)
-            made = relay.Function(list(function.params), body, None, None, function.attrs) if body else None
+            made = rebuilt(function, body) if body is not None else None
         else:
             made = optimise_regions(plain, name, self.solve, tuple(kept))
         return made if self.results else None

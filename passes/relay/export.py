@@ -21,6 +21,7 @@ from joulec.passes.relay.lower import kernel_function
 from joulec.passes.relay.relayout import PLAIN, Relayout, blocked_shape, same_memory
 from joulec.passes.search.choices import Choice
 from joulec.profiler.roofline import Roofline
+from joulec.words import plain_word
 
 _Array = npt.NDArray[Any]
 
@@ -121,7 +122,7 @@ class Exporter:
         """Digest of a constant as the algorithm reads it."""
         key = (weight.key, f"{algorithm.name}|{node.spec}", index)
         if key not in self._packed:
-            array = np.ascontiguousarray(algorithm.pack(node.spec, index, weight.value()))
+            array = np.require(algorithm.pack(node.spec, index, weight.value()), requirements="C")
             digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
             self._weights.setdefault(digest, array)
             self._packed[key] = digest
@@ -158,7 +159,7 @@ class _Body:
 
     def run(self, graph: Graph, assignment: Mapping[Node, Choice]) -> list[Any]:
         for value in graph.inputs:
-            made = relay.var(_word(value.name), shape=value.type.shape, dtype=value.type.dtype)
+            made = relay.var(plain_word(value.name), shape=value.type.shape, dtype=value.type.dtype)
             self.inputs[value] = self.given.get(value.name, made)
             self._keep(value, PLAIN, self.inputs[value])
         for node in graph.nodes:
@@ -237,9 +238,3 @@ class _Body:
         if len(results) == 1:
             return [called]
         return [relay.TupleGetItem(called, index) for index in range(len(results))]
-
-
-def _word(name: str) -> str:
-    """A name that Relay prints and parses."""
-    word = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "input"
-    return word if not word[0].isdigit() else f"_{word}"

@@ -63,10 +63,11 @@ def optimise_regions(module: Any, name: str, solve: Solve, kept: Sequence[str] =
     """The function with every region replaced by what ``solve`` makes of it; all else as it stood."""
     normal = relay.transform.InferType()(relay.transform.ToANormalForm()(module))
     function = normal[name]
-    return _rebuilt(function, _Scope(solve, kept).run(function.body))
+    return rebuilt(function, _Scope(solve, kept).run(function.body))
 
 
-def _rebuilt(function: Any, body: Any) -> Any:
+def rebuilt(function: Any, body: Any) -> Any:
+    """A function with another body of the same type."""
     return relay.Function(list(function.params), body, function.ret_type, function.type_params, function.attrs)
 
 
@@ -113,6 +114,7 @@ class _Scope:
 
     solve: Solve
     kept: Sequence[str]
+    constants: dict[Any, Any] = field(default_factory=dict)
     bindings: dict[Any, _Binding] = field(default_factory=dict)
 
     def run(self, body: Any) -> Any:
@@ -131,6 +133,8 @@ class _Scope:
 
     def _add(self, variable: Any, value: Any) -> None:
         before = [self.bindings[one] for one in _operands(value, variable) if one in self.bindings]
+        if isinstance(value, relay.Constant):
+            self.constants[variable] = value
         part = self._is_part(value)
         stage = max((one.stage + (part and not one.part) for one in before), default=0)
         if not part:  # what may have effects keeps its order
@@ -153,27 +157,35 @@ class _Scope:
             clauses = [relay.adt.Clause(clause.lhs, self._inner(clause.rhs)) for clause in value.clauses]
             return relay.Match(value.data, clauses, value.complete)
         if isinstance(value, relay.Function) and not marks(value).intersection(_FOREIGN):
-            return _rebuilt(value, self._inner(value.body))
+            return rebuilt(value, self._inner(value.body))
         return value
 
     def _inner(self, body: Any) -> Any:
-        return _Scope(self.solve, self.kept).run(body)
+        return _Scope(self.solve, self.kept, dict(self.constants)).run(body)
 
     def _region(self, parts: list[_Binding], ends: set[Any]) -> Iterator[tuple[Any, Any]]:
         """The lets that compute a region."""
-        inside = {one.variable for one in parts}
-        used = set(ends)
+        stays = set(ends)
         for one in self.bindings.values():
-            if one.variable not in inside:
-                used.update(_operands(one.value, one.variable))
-        for one in reversed(parts):  # tuples and constants are made again outside
+            if not one.part:
+                stays.update(_operands(one.value, one.variable))
+        inside = {one.variable for one in parts}
+        used = stays.union(
+            *(_operands(one.value, one.variable) for one in self.bindings.values() if one.variable not in inside)
+        )
+        for one in reversed(parts):  # tuples are made again outside
             if one.variable in used and isinstance(one.value, relay.Tuple):
                 used.update(one.value.fields)
+                stays.update(one.value.fields)
         results = [one for one in parts if one.variable in used and not _is_plain(one.value)]
-        plain = [(one.variable, one.value) for one in parts if one.variable in used and _is_plain(one.value)]
+        plain = [
+            (one.variable, one.value)
+            for one in parts
+            if _is_plain(one.value) and one.variable in (stays if isinstance(one.value, relay.Constant) else used)
+        ]
         found = self._solved(parts, results) if results else None
         if found is None:
-            yield from ((one.variable, one.value) for one in parts)
+            yield from ((one.variable, _over(one.value, lambda it: self.constants.get(it, it))) for one in parts)
             return
         if len(results) == 1:
             yield results[0].variable, found
@@ -191,6 +203,8 @@ class _Scope:
         def taken(argument: Any) -> Any:
             if not isinstance(argument, relay.Var):
                 return argument
+            if argument in self.constants:
+                return self.constants[argument]
             if argument not in known:
                 type = argument.checked_type
                 if isinstance(type, tvm.ir.TupleType):

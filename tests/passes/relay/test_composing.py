@@ -154,7 +154,7 @@ PROGRAMS = {
     "matching": (matching, [(X,)], 4),
     "calling": (calling, [(X,)], 2),
     "closures": (closures, [(X,)], 2),
-    "references": (references, [(X,)], 2),
+    "references": (references, [(X,)], 3),
     "dynamic": (dynamic, [(X, drawn(5, 8))], 1),
 }
 
