@@ -61,9 +61,22 @@ def has_composites(function: Any) -> bool:
 
 def optimise_regions(module: Any, name: str, solve: Solve, kept: Sequence[str] = ()) -> Any:
     """The function with every region replaced by what ``solve`` makes of it; all else as it stood."""
-    normal = relay.transform.InferType()(relay.transform.ToANormalForm()(module))
+    copied = tvm.IRModule(dict(module.functions.items()), module.type_definitions)  # the pass changes what it is given
+    normal = relay.transform.InferType()(relay.transform.ToANormalForm()(copied))
     function = normal[name]
-    return rebuilt(function, _Scope(solve, kept).run(function.body))
+    return rebuilt(function, _Scope(solve, kept, _has_effects(function)).run(function.body))
+
+
+def _has_effects(function: Any) -> bool:
+    """Whether the order of its lets counts."""
+    found = []
+
+    def visit(expression: Any) -> None:
+        if isinstance(expression, (relay.RefCreate, relay.RefRead, relay.RefWrite)):
+            found.append(expression)
+
+    relay.analysis.post_order_visit(function, visit)
+    return bool(found)
 
 
 def rebuilt(function: Any, body: Any) -> Any:
@@ -110,10 +123,15 @@ class _Binding:
 
 @dataclass
 class _Scope:
-    """Rebuilds the chain of lets of one scope, and of the scopes within it."""
+    """Rebuilds the chain of lets of one scope, and of the scopes within it.
+
+    Lets are written out where their order counts, and of closures; else expressions stand in their place, as frontends
+    write them, which more of TVM's passes understand.
+    """
 
     solve: Solve
     kept: Sequence[str]
+    ordered: bool
     constants: dict[Any, Any] = field(default_factory=dict)
     bindings: dict[Any, _Binding] = field(default_factory=dict)
 
@@ -128,7 +146,10 @@ class _Scope:
             lines += self._region([one for one in here if one.part], ends)
             lines += [(one.variable, self._within(one.value)) for one in here if not one.part]
         for variable, value in reversed(lines):
-            body = relay.Let(variable, value, body)
+            if self.ordered or isinstance(value, relay.Function):
+                body = relay.Let(variable, value, body)
+            else:
+                body = relay.bind(body, {variable: value})
         return body
 
     def _add(self, variable: Any, value: Any) -> None:
@@ -161,7 +182,7 @@ class _Scope:
         return value
 
     def _inner(self, body: Any) -> Any:
-        return _Scope(self.solve, self.kept, dict(self.constants)).run(body)
+        return _Scope(self.solve, self.kept, self.ordered, dict(self.constants)).run(body)
 
     def _region(self, parts: list[_Binding], ends: set[Any]) -> Iterator[tuple[Any, Any]]:
         """The lets that compute a region."""
