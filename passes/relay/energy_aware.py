@@ -12,10 +12,10 @@ from tvm import relay
 
 from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Graph, Opaque, Value, Weight
-from joulec.passes.relay.export import Exporter, Placed
+from joulec.passes.relay.export import Exporter, Placed, constant
 from joulec.passes.relay.importer import ReadFunction, find_function, in_plain_layouts, read_function
 from joulec.passes.relay.reference import relay_reference
-from joulec.passes.relay.regions import has_composites, is_dataflow, marks, optimise_regions, rebuilt
+from joulec.passes.relay.regions import FOREIGN, has_composites, is_dataflow, marks, optimise_regions, rebuilt
 from joulec.passes.relay.workbench import Setup, Workbench
 from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.large import search
@@ -212,14 +212,14 @@ def _assembled(result: Any, known: Mapping[Value, Any]) -> Any:
     """A function's result in its own structure."""
     if isinstance(result, tuple):
         return relay.Tuple([_assembled(part, known) for part in result])
-    return relay.const(result.value()) if isinstance(result, Weight) else known[result]
+    return constant(result.value()) if isinstance(result, Weight) else known[result]
 
 
 def _own_functions(module: Any) -> list[str]:
     return [
         variable.name_hint
         for variable, function in module.functions.items()
-        if isinstance(function, relay.Function) and "Compiler" not in marks(function)
+        if isinstance(function, relay.Function) and not marks(function).intersection(FOREIGN)
     ]
 
 
@@ -243,7 +243,7 @@ def _bound(module: Any, names: Sequence[str], params: Mapping[str, Any]) -> Any:
     for name in names:
         function = find_function(module, name)
         values = {
-            parameter: relay.const(value)
+            parameter: constant(value)
             for parameter in function.params
             if (value := params.get(parameter.name_hint)) is not None
         }

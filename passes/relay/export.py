@@ -192,7 +192,7 @@ class _Body:
     def _weight(self, digest: str) -> Any:
         if self.embed:
             if digest not in self.constants:
-                self.constants[digest] = relay.const(self.exporter._weights[digest])
+                self.constants[digest] = constant(self.exporter._weights[digest])
             return self.constants[digest]
         if digest not in self.weights:
             array = self.exporter._weights[digest]
@@ -238,3 +238,9 @@ class _Body:
         if len(results) == 1:
             return [called]
         return [relay.TupleGetItem(called, index) for index in range(len(results))]
+
+
+def constant(value: Any) -> Any:
+    """An array as a constant of its own type; `relay.const` by itself narrows 64-bit numbers."""
+    array = value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+    return relay.const(array, str(array.dtype))

