@@ -477,4 +477,5 @@ _READERS: dict[str, _Reading] = {
     "transpose": _transpose,
     "layout_transform": _layout_transform,
     "nn.dropout": _dropout,
+    "copy": lambda reader, call: reader.operands(call)[0],
 }
