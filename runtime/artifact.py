@@ -42,6 +42,12 @@ WEIGHTS = "weights.safetensors"
 ARRANGEMENTS = "arrangements.safetensors"
 _EXTERNAL = re.compile(r"external/([0-9A-Za-z_-]{1,128})\.onnx")
 _CHUNK = 1 << 20
+_DTYPES = {
+    **{f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": np.dtype(f"f{bits // 8}") for bits in (16, 32, 64)},
+    "BOOL": np.dtype(bool),
+}
+"""safetensors' names of the dtypes that weights have."""
 
 _Array = npt.NDArray[Any]
 
@@ -65,9 +71,14 @@ class Artifact:
     path: Path
     manifest: Manifest
     library: Path
-    weights: Mapping[str, _Array]
+    weights: dict[str, _Array]
     externals: Mapping[str, bytes]
     directory: tempfile.TemporaryDirectory[str] = field(repr=False)
+
+    def drained(self) -> Iterator[tuple[str, _Array]]:
+        """The weights one by one, each forgotten here once it is given: who copies them never holds all twice."""
+        while self.weights:
+            yield self.weights.popitem()
 
     def close(self) -> None:
         """Remove the extracted library. A loaded library stays usable."""
@@ -178,7 +189,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
             manifest, sums, sources = _read_manifest(archive, source)
             library = Path(directory.name, LIBRARY)
             library.write_bytes(_member(archive, source, LIBRARY, sums))
-            weights = safetensors.numpy.load(_member(archive, source, WEIGHTS, sums))
+            weights = _read_weights(archive, source, sums)
             if sources:
                 steps = safetensors.numpy.load(_member(archive, source, ARRANGEMENTS, sums))
                 weights |= {
@@ -215,6 +226,41 @@ def _member(archive: zipfile.ZipFile, source: Path, name: str, sums: Mapping[str
     if hashlib.sha256(content).hexdigest() != sums[name]:
         raise ArtifactError(f"cannot read {source}: {name} was altered (its checksum differs); compile the model again")
     return content
+
+
+def _read_weights(archive: zipfile.ZipFile, source: Path, sums: Mapping[str, str]) -> dict[str, _Array]:
+    """The weights tensor by tensor, so that the member is never held beside what is read from it.
+
+    The layout is safetensors': the length of a JSON header in eight bytes, the header, the tensors' bytes.
+    """
+    if WEIGHTS not in sums:
+        raise ArtifactError(f"cannot read {source}: it holds no {WEIGHTS}; compile the model again")
+    size, digest = archive.getinfo(WEIGHTS).file_size, hashlib.sha256()
+    with archive.open(WEIGHTS) as member:
+
+        def take(count: int) -> bytes:
+            content = member.read(count)
+            digest.update(content)
+            return content
+
+        (length,) = struct.unpack("<Q", take(8))
+        try:
+            described = json.loads(take(min(length, size)))
+            described.pop("__metadata__", None)
+            weights, at = {}, 0
+            for name, tensor in sorted(described.items(), key=lambda item: item[1]["data_offsets"]):
+                begin, end = tensor["data_offsets"]
+                if begin != at or end < begin or end > size:
+                    raise ManifestError(f"{WEIGHTS} does not say where {name} lies")
+                at = end
+                weights[name] = np.frombuffer(take(end - begin), _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        except (AttributeError, TypeError) as error:
+            raise ManifestError(f"{WEIGHTS} has a header of another form") from error
+        if member.read(1) or digest.hexdigest() != sums[WEIGHTS]:
+            raise ArtifactError(
+                f"cannot read {source}: {WEIGHTS} was altered (its checksum differs); compile the model again"
+            )
+    return weights
 
 
 def _info(name: str, *, compress: bool) -> zipfile.ZipInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +65,8 @@ class Executor:
     Args:
         library: the shared library.
         entries: its functions.
-        weights: contents by digest; copied once into aligned memory that all entries share.
+        weights: contents by digest, as a mapping or in pairs one after another; copied once into aligned memory that
+            all entries share.
         externals: ONNX definitions by digest.
         threads: worker threads.
         frontend: ``relax`` or ``relay``: the back end that compiled it.
@@ -79,7 +80,7 @@ class Executor:
         self,
         library: Path,
         entries: Sequence[Entry],
-        weights: Mapping[str, _Array],
+        weights: Mapping[str, _Array] | Iterable[tuple[str, _Array]],
         externals: Mapping[str, bytes],
         threads: int,
         frontend: str = "relax",
@@ -97,13 +98,14 @@ class Executor:
             self.close()
             raise
 
-    def _load(self, library: Path, weights: Mapping[str, _Array]) -> None:
+    def _load(self, library: Path, weights: Mapping[str, _Array] | Iterable[tuple[str, _Array]]) -> None:
         with _environment:  # a pool reads the environment when its thread first needs one
             tvm = import_tvm(self.threads, self._frontend)
             tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
         machine = self._machine = make_machine(self._frontend, tvm, library)
         self._empty, self._wrap, self._view, self._reuses = machine.empty, machine.wrap, machine.view, machine.reuses
-        self._weights = {digest: self._keep(array) for digest, array in weights.items()}
+        pairs = weights.items() if isinstance(weights, Mapping) else weights
+        self._weights = {digest: self._keep(array) for digest, array in pairs}
         self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._staged: dict[tuple[int, int], tuple[Any, _Array]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,7 @@ class Model:
         self,
         manifest: Manifest,
         library: Path,
-        weights: Mapping[str, _Array],
+        weights: Mapping[str, _Array] | Iterable[tuple[str, _Array]],
         externals: Mapping[str, bytes] | None = None,
         *,
         threads: int | None = None,
@@ -393,7 +393,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: s
         RuntimeError: its library does not load on this machine.
     """
     with read_artifact(path) as artifact:
-        parts = (artifact.manifest, artifact.library, artifact.weights, artifact.externals)
+        parts = (artifact.manifest, artifact.library, artifact.drained(), artifact.externals)
         return Model(*parts, threads=threads, variant=variant)
 
 

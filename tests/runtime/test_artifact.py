@@ -300,3 +300,11 @@ def test_weights_in_another_order_are_stored_once(tmp_path):
     _rewrite(path, point_beyond)
     with pytest.raises(ArtifactError, match="points beyond its source; compile the model again"):
         read_artifact(path)
+
+
+def test_weights_are_given_once(written):
+    with read_artifact(written) as artifact:
+        given = dict(artifact.drained())
+        assert not artifact.weights
+    assert given.keys() == WEIGHTS.keys()
+    np.testing.assert_array_equal(given["w0"], WEIGHTS["w0"])
