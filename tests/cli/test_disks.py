@@ -101,10 +101,26 @@ def test_a_read_only_folder(joulec, model, mounting, words):
     assert message.endswith("get the permission, or give another with --costs")
 
 
+FILL = """
+import os, sqlite3, sys, time
+database, filler = sys.argv[1:]
+deadline = time.monotonic() + 120
+rows = 0
+while rows < 2 and time.monotonic() < deadline:
+    time.sleep(0.02)
+    try:
+        rows = sqlite3.connect(database).execute("SELECT count(*) FROM joulec_costs").fetchone()[0]
+    except sqlite3.OperationalError:
+        continue
+with open(filler, "wb", buffering=0) as file:
+    while True:
+        file.write(bytes(4096))
+"""
 FULL = """
-python=$1; folder=$2; model=$3; kept=$4; shift 4
-mount -t tmpfs -o size=$SIZE tmpfs "$folder" && cd "$folder" || exit 70
-"$python" -m joulec profile "$model" "$@"; code=$?
+python=$1; folder=$2; model=$3; kept=$4; fill=$5
+mount -t tmpfs -o size=4m tmpfs "$folder" || exit 70
+"$python" -c "$fill" "$folder/costs.db" "$folder/filler" 2>/dev/null &
+"$python" -m joulec profile "$model"; code=$?
 cp "$folder/costs.db" "$kept" && if [ -e "$folder/costs.db-wal" ]; then cp "$folder/costs.db-wal" "$kept"; fi
 exit $code
 """
@@ -112,12 +128,12 @@ exit $code
 
 @pytest.mark.parametrize("journal_too", [False, True])
 def test_a_disk_that_is_full_in_mid_run(homed, model, mounting, tmp_path, journal_too):
-    """A real one, of 320 kB; the journal is on it too, or on another."""
+    """A real one, of 4 MB, which something else fills; the journal is on it too, or on another."""
     (full := tmp_path / "full").mkdir()
     (kept := tmp_path / "kept").mkdir()
     home = full / "data" if journal_too else homed.folder / "data"
     environment = homed.environment() | {"JOULEC_COSTS": str(full / "costs.db"), "XDG_DATA_HOME": str(home)}
-    done = mounting(FULL, full, model, kept, environment=environment | {"SIZE": "320k"})
+    done = mounting(FULL, full, model, kept, FILL, environment=environment)
     message = complaint(done)
     assert message.startswith(f"cost database {full / 'costs.db'} cannot grow: the disk is full")
     with open_store(str(kept / "costs.db")) as store:
