@@ -20,6 +20,9 @@ _FINE = 2e-5
 """Rounding step (eps) up to which a type's errors count in full; half precision lies at 50 times that."""
 _COARSE = {"bfloat16": 2.0**-7 / _FINE}
 
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Difference, relative to an output's full scale, that rounding in float32 explains."""
+
 MAGNITUDES = (1.0, 16.0, 64.0)
 """Standard deviations of the random inputs: unit scale, and up to that of image pixels."""
 
@@ -122,6 +125,8 @@ def verify(reference: Reference, run: Runner, inputs: Sequence[Mapping[str, _Arr
     Raises:
         VerificationError: an output differs by more than the tolerance.
     """
+    differing: list[tuple[Mapping[str, _Array], Sequence[_Array], Sequence[_Array], float]] = []
+    peaks: list[float] = []
     worst, compared = 0.0, 0
     for given in inputs:
         try:
@@ -130,9 +135,17 @@ def verify(reference: Reference, run: Runner, inputs: Sequence[Mapping[str, _Arr
             continue
         found = run(given)
         error = largest_error(found, wanted)
+        peaks = [max(pair) for pair in zip(peaks or [0.0] * len(wanted), map(_peak, wanted), strict=True)]
+        compared += 1
+        if error <= tolerance:
+            worst = max(worst, error)
+        else:
+            differing.append((given, found, wanted, error))
+    for given, found, wanted, error in differing:
+        error = min(error, _error_at_full_scale(found, wanted, peaks))
         if not error <= tolerance and reference.second is not None:
             error = min(error, _second_error(reference.second, given, found))
-        worst, compared = max(worst, error), compared + 1
+        worst = max(worst, error)
     if not worst <= tolerance:
         raise VerificationError(
             f"the optimised model differs from the original ({reference.name}) by {worst:.3g}, "
@@ -141,10 +154,36 @@ def verify(reference: Reference, run: Runner, inputs: Sequence[Mapping[str, _Arr
     return Verified(compared, worst, reference.name)
 
 
+def _peak(array: _Array) -> float:
+    """The largest finite magnitude."""
+    wide = np.abs(array.astype(np.float64))
+    return float(wide.max(initial=0.0, where=np.isfinite(wide)))
+
+
+def _error_at_full_scale(found: Sequence[_Array], wanted: Sequence[_Array], peaks: Sequence[float]) -> float:
+    """The error relative to the outputs' largest magnitudes over all inputs, where it is no more than rounding.
+
+    A sigmoid far in its tail is nearly zero; engines agree there to the precision of its range, not of the tail.
+    """
+    worst = 0.0
+    for ours, theirs, peak in zip(found, wanted, peaks, strict=True):
+        if (
+            ours.shape != theirs.shape
+            or not is_float(ours.dtype)
+            or not (np.isfinite(ours) & np.isfinite(theirs)).all()
+        ):
+            return float("inf")
+        apart = _peak(ours.astype(np.float64) - theirs.astype(np.float64))
+        if apart > _ROUNDING * coarseness(ours.dtype) * peak:
+            return float("inf")
+        worst = max(worst, apart / peak if peak else 0.0)
+    return worst
+
+
 def _second_error(second: Runner, given: Mapping[str, _Array], found: Sequence[_Array]) -> float:
     try:
         return largest_error(found, second(given))
-    except ReferenceRefusal:
+    except (ReferenceRefusal, VerificationError):
         return float("inf")
 
 

@@ -23,6 +23,9 @@ _SMALL = 1024
 """Constants of up to so many elements may matter to shape inference; larger ones are known to it by type alone."""
 
 
+_NAMELESS = ("?", "*", "-1", "None", "none")
+"""What some exporters call every dimension that they leave open; equal names do not mean equal sizes here."""
+
 _SHAPE_KEEPING = frozenset(
     {"Abs", "Cast", "CastLike", "Exp", "Identity", "Log", "Neg", "Relu", "Sigmoid", "Sqrt", "Tanh"}
 )
@@ -229,7 +232,9 @@ def _without_unused(node: onnx.NodeProto, needed: set[str], opset: int) -> onnx.
 def dimensions(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     """Sizes, where known, else the dimension's name (perhaps empty)."""
     dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param for dim in dims)
+    named = ("" if dim.dim_param in _NAMELESS else dim.dim_param for dim in dims)
+    known = (dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
+    return tuple(name if size is None else size for name, size in zip(named, known, strict=True))
 
 
 def title(node: onnx.NodeProto) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from joulec.passes.onnx.evaluator import EVALUATOR, EvaluationError, EvaluationT
 from joulec.passes.verification import Reference, ReferenceRefusal, VerificationError
 
 _Array = npt.NDArray[Any]
+
+
+_SECOND_LIMIT_S = 60.0
+"""How long a second opinion may take."""
 
 
 def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
@@ -36,8 +41,8 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
                 raise ReferenceRefusal(f"these inputs give shape {list(np.shape(array))} in place of {list(shape)}")
         return found
 
-    def by_onnx(given: Mapping[str, _Array]) -> Sequence[_Array]:
-        return checked(_in_a_process(definition, given, time_limit_s))
+    def by_onnx(given: Mapping[str, _Array], limit_s: float = time_limit_s) -> Sequence[_Array]:
+        return checked(_in_a_process(definition, given, limit_s))
 
     session = _session(definition)
     if session is None:
@@ -54,7 +59,9 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
             raise ReferenceRefusal(one_line(error)) from error
         return checked(found)
 
-    return Reference(f"onnxruntime {onnxruntime.__version__}", by_onnxruntime, by_onnx)
+    return Reference(
+        f"onnxruntime {onnxruntime.__version__}", by_onnxruntime, partial(by_onnx, limit_s=_SECOND_LIMIT_S)
+    )
 
 
 def check_shapes(model: Any) -> None:

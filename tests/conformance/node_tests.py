@@ -24,20 +24,30 @@ from node_workers import run_all
 def main(argv: list[str] | None = None) -> int:
     """Run what the arguments say; 1 where joulec fails on what another engine that was asked gets right."""
     options = _arguments(argv)
-    cases = [case for case in load_cases() if case.core or options.all]
-    cases = [case for case in cases if fnmatch.fnmatch(case.name, options.select)][:: options.every]
-    results: Results = {}
-    for engine in options.engines.split(","):
+    everything = [case for case in load_cases() if case.core or options.all]
+    chosen = [case for case in everything if fnmatch.fnmatch(case.name, options.select)][:: options.every]
+    results: Results = {engine: {} for engine in options.engines.split(",")}
+    if options.save and Path(options.save).exists():
+        stored = json.loads(Path(options.save).read_text())
+        results = {engine: {n: Outcome(*o) for n, o in stored.get(engine, {}).items()} for engine in results}
+    for engine, known in results.items():
         begin_s = time.monotonic()
-        results[engine] = run_engine(engine, cases, options.workers, options.limit)
-        print(f"{engine}: {len(cases)} cases in {time.monotonic() - begin_s:.0f} s", file=sys.stderr)
+        known.update(run_engine(engine, chosen, options.workers, options.limit))
+        print(f"{engine}: {len(chosen)} cases in {time.monotonic() - begin_s:.0f} s", file=sys.stderr)
+    cases = [case for case in everything if all(case.name in known for known in results.values())]
+    if options.save:
+        Path(options.save).write_text(_as_json(results))
     if options.write:
         Path(options.write).write_text(as_markdown(cases, results))
     if options.json:
-        print(json.dumps({e: {n: [o.kind, o.reason] for n, o in r.items()} for e, r in results.items()}, indent=1))
+        print(_as_json(results))
     else:
         show(cases, results)
     return int(bool(wrong_where_others_are_right(cases, results)))
+
+
+def _as_json(results: Results) -> str:
+    return json.dumps({e: {n: [o.kind, o.reason] for n, o in r.items()} for e, r in results.items()}, indent=1)
 
 
 def run_engine(engine: str, cases: list[NodeCase], workers: int, limit_s: float) -> dict[str, Outcome]:
@@ -68,6 +78,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds per case")
     parser.add_argument("--write", help="write the table as Markdown")
+    parser.add_argument("--save", help="keep outcomes in this file and add to those it has: a long run in slices")
     parser.add_argument("--json", action="store_true", help="print outcomes as JSON")
     return parser.parse_args(argv)
 
