@@ -17,6 +17,12 @@ RANDOM = frozenset(
 )
 """Operators whose results differ from call to call."""
 
+_AMPLIFYING = frozenset(
+    {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"}
+)
+"""Operators whose result may be far larger than their operands; folded once its size is known."""
+_MOST_BYTES = 1 << 28
+
 _UNFOLDABLE = (
     NotImplementedError,
     RuntimeError,
@@ -63,7 +69,7 @@ def fold_once(program: Program, types: Mapping[str, TensorType]) -> bool:
             constants[node.output[0]] = _shape(node, shape)
         elif node.op_type == "If" and node.input[0] in constants:
             kept.extend(_branch(node, constants))
-        elif not _compute(node, program):
+        elif _is_too_large(node, types) or not _compute(node, program):
             kept.append(node)
     outputs = [value.name for value in program.outputs]
     restated = {node.output[0] for node in kept if node.op_type == "Identity"}
@@ -94,6 +100,14 @@ def _branch(node: onnx.NodeProto, constants: dict[str, Array]) -> list[onnx.Node
         if outer
     ]
     return [*body.node, *renamed]
+
+
+def _is_too_large(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> bool:
+    """Whether a node makes much out of little: such a constant is worth neither the memory nor the file."""
+    if node.op_type not in _AMPLIFYING:
+        return False
+    sizes = [types[name].bytes for name in node.output if name in types]
+    return not sizes or max(sizes) > _MOST_BYTES
 
 
 def _compute(node: onnx.NodeProto, program: Program) -> bool:

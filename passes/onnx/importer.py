@@ -71,6 +71,7 @@ def _edges(program: Program, types: Mapping[str, TensorType]) -> set[str]:
     Raises:
         ModelError: an input or output of the model is none.
     """
+    _check_sizes(program, types)
     edges = {name for name, type in types.items() if type.dtype != "object"}
     for value in (*program.inputs, *program.outputs):
         if value.name not in types:
@@ -83,6 +84,19 @@ def _edges(program: Program, types: Mapping[str, TensorType]) -> set[str]:
         if value.name not in edges:
             raise ModelError(f"{program.name}: '{value.name}' holds text; joulec takes tensors of numbers only")
     return edges
+
+
+def _check_sizes(program: Program, types: Mapping[str, TensorType]) -> None:
+    """Refuse a tensor that no memory holds, before anything tries to make it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for node in program.nodes:
+        for name in node.output:
+            size = types[name].bytes if name in types else 0
+            if size > memory:
+                raise ModelError(
+                    f"{program.name}: node '{title(node)}' ({node.op_type}) makes {types[name]}, {size / 2**30:.3g} GiB, "
+                    f"and this machine has {memory / 2**30:.3g} GiB of memory; check the shapes, or compile it on another"
+                )
 
 
 def _graph(program: Program, types: Mapping[str, TensorType]) -> Graph:

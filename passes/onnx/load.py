@@ -54,7 +54,10 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
             proto = onnx.inliner.inline_local_functions(proto)
         except (RuntimeError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{where}: its local functions cannot be inlined: {one_line(error)}") from error
-    program = Program.of(_expanded(proto))
+    try:
+        program = Program.of(_expanded(proto))
+    except KeyError as error:
+        raise ModelError(f"{where}: {error} is no element type that ONNX knows; export the model again") from error
     try:
         onnx.checker.check_model(program.skeleton())
     except onnx.checker.ValidationError as error:
