@@ -20,9 +20,11 @@ test-relay: $(RELAY_READY)
 	$(RELAY_VENV)/bin/python -m pytest -m "not gpu" tests/passes/relay tests/passes/replay/test_search.py
 	$(RELAY_VENV)/bin/python tests/benchmarks/bench_relay.py --quick
 
-# ONNX's own node tests, some minutes; writes docs/onnx-coverage.md.
+# ONNX's own node tests (writes docs/onnx-coverage.md), broken files and generated graphs: an hour or so.
 test-onnx: $(READY)
 	$(BIN)/python tests/conformance/node_tests.py --engines joulec,onnxruntime,reference --write docs/onnx-coverage.md
+	$(BIN)/python tests/conformance/broken_files.py --count 1000
+	JOULEC_GRAPHS=2000 $(BIN)/python -m pytest -q tests/conformance/test_generated_graphs.py
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
