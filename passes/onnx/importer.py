@@ -95,8 +95,8 @@ def _check_sizes(program: Program, types: Mapping[str, TensorType]) -> None:
             if size > memory:
                 raise ModelError(
                     f"{program.name}: node '{title(node)}' ({node.op_type}) makes {types[name]}, which takes "
-                    f"{size / 2**30:.3g} GiB; this machine has {memory / 2**30:.3g} GiB of memory: check the shapes, or "
-                    "compile it on another"
+                    f"{size / 2**30:.3g} GiB; this machine has {memory / 2**30:.3g} GiB of memory: check the shapes, "
+                    "or compile it on another"
                 )
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 import joulec
 from joulec.benches import open_workbench
+from joulec.externals import warn_externals
 from joulec.faults import find_culprit
 from joulec.frontends import load_tools
 from joulec.options import CompileOptions
@@ -82,6 +83,7 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
         bench.pause()
         progress.stage("building the module")
         compiled = _build(variants, options, bench)
+        warn_externals((one for entry in compiled.manifest.entries for one in entry.assignment), progress)
         try:
             progress.stage("measuring the result")
             before = _measure_all(compiled, variants, options, bench) if options.measure else {}

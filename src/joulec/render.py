@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from joulec.costdb.cost import Cost, Measurement
+from joulec.externals import outside
 from joulec.quantities import show_energy, show_time
 
 if TYPE_CHECKING:
@@ -210,6 +211,8 @@ def _show_entries(out: Console, report: Mapping[str, Any], rows: Sequence[str]) 
         rules = ", ".join(f"{one['rule']} ×{one['count']}" for one in entry["search"]["substitutions"]) or "none"
         out.print(f"batch {batch}: substitutions {rules}", markup=False)
         out.print(f"batch {batch}: algorithms {_algorithms(entry['assignment'])}", markup=False)
+        for line in outside(entry["assignment"]):
+            out.print(f"batch {batch}: {line}", markup=False)
 
 
 def _algorithms(assignment: Sequence[Mapping[str, Any]]) -> str:

@@ -1,10 +1,12 @@
-"""Conv."""
+"""Convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from joulec.passes.graph import Add, Conv2d, Reshape, Step
+import numpy as np
+
+from joulec.passes.graph import Add, Conv2d, Reshape, Step, Transpose, literal
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Converter, Source, is_literal
 from joulec.passes.onnx.converters.geometry import geometry
@@ -27,4 +29,36 @@ def conv(source: Source) -> Sequence[Operand] | None:
     return source.emit(Add(), result, column)
 
 
-CONVERTERS: Mapping[str, Converter] = {"Conv": conv}
+def conv_transpose(source: Source) -> Sequence[Operand] | None:
+    """Windows that lie side by side: a 1×1 convolution computes all places of a window as channels, which then move.
+
+    y[n, m, s·h + i, t·w + j] = Σ_c x[n, c, h, w] · k[c, m, i, j] where the kernel is [s, t] and so are the strides.
+    """
+    data, weight = source.operand(0), source.constant(1)
+    if weight is None or weight.ndim != 4 or source.attribute("group", 1) != 1:
+        return None
+    batch, _, height, width = data.type.shape
+    channels, outputs, rows, columns = weight.shape
+    bias = source.constant(2)
+    plain = (
+        tuple(source.attribute("strides", (1, 1))) == (rows, columns)
+        and source.result_types[0].shape == (batch, outputs, height * rows, width * columns)
+        and not any(source.attribute("pads", ()))
+        and not any(source.attribute("output_padding", ()))
+        and source.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    )
+    if not plain or (source.has(2) and bias is None):
+        return None
+    kernel = weight.transpose(1, 2, 3, 0).reshape(outputs * rows * columns, channels, 1, 1)
+    operands = [data, literal(np.ascontiguousarray(kernel))]
+    if bias is None:
+        (found,) = source.emit(Conv2d(), *operands)
+    else:
+        shift = literal(np.ascontiguousarray(np.repeat(bias, rows * columns)))
+        (found,) = source.emit(Conv2d(), *operands, shift, epilogue=(Step("bias"),))
+    (parts,) = source.emit(Reshape((batch, outputs, rows, columns, height, width)), found)
+    (moved,) = source.emit(Transpose((0, 1, 4, 2, 5, 3)), parts)
+    return source.emit(Reshape(source.result_types[0].shape), moved)
+
+
+CONVERTERS: Mapping[str, Converter] = {"Conv": conv, "ConvTranspose": conv_transpose}

@@ -236,3 +236,13 @@ def test_a_large_constant_is_an_operand_of_an_opaque_node(make, agree):
     (node,) = imported.graph.nodes
     assert len(node.operands) == 2
     assert len(node.op.definition) < 1000
+
+
+def test_a_transposed_convolution_of_windows_side_by_side_is_a_convolution(make, agree):
+    weights = {"w": _f(3, 5, 2, 3), "b": _f(5)}
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], strides=[2, 3])
+    imported = agree(make([node], {"x": (2, 3, 4, 6)}, weights))
+    assert [node.op.name for node in imported.graph.nodes] == ["conv2d", "reshape", "transpose", "reshape"]
+    overlapping = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[1, 1])
+    imported = agree(make([overlapping], {"x": (2, 3, 4, 6)}, {"w": weights["w"]}))
+    assert [node.op.name for node in imported.graph.nodes] == ["opaque.ConvTranspose"]

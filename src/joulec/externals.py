@@ -1,0 +1,41 @@
+"""What of a compiled model runs outside of it, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from joulec.progress import Progress
+from joulec.runtime.manifest import Assigned
+
+ENGINES = ("onnxruntime", "onnx.reference", "onnx")
+"""Algorithms that are calls of another engine (the last is the Relay back end's)."""
+
+
+def warn_externals(assignment: Iterable[Assigned], progress: Progress) -> None:
+    """Say which operators wait for the slow reference implementation because ONNX Runtime is missing."""
+    from joulec.passes.onnx.engines import has_onnxruntime
+
+    if has_onnxruntime():
+        return
+    slow = sorted({one.operator.removeprefix("opaque.") for one in assignment if one.algorithm in ENGINES})
+    if slow:
+        progress.warn(
+            f"{', '.join(slow)}: computed by ONNX's reference implementation, which is slow; "
+            "install joulec[onnxruntime] and compile again"
+        )
+
+
+def outside(assignment: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Per engine, the operators that it computes and its share of the predicted time; empty where all is native."""
+    rows = list(assignment)
+    total = sum(one["time_s"] or 0.0 for one in rows) or 1.0
+    lines = []
+    for engine in ENGINES:
+        own = [one for one in rows if one["algorithm"] == engine]
+        if not own:
+            continue
+        names = ", ".join(dict.fromkeys(f"{one['operator'].removeprefix('opaque.')} ({one['node']})" for one in own))
+        share = sum(one["time_s"] or 0.0 for one in own) / total
+        lines.append(f"in {engine}, {share:.0%} of the time: {names}")
+    return lines
