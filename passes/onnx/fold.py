@@ -17,10 +17,17 @@ RANDOM = frozenset(
 )
 """Operators whose results differ from call to call."""
 
-_AMPLIFYING = frozenset(
-    {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"}
-)
-"""Operators whose result may be far larger than their operands; folded once its size is known."""
+_AMPLIFYING = {
+    "ConstantOfShape": 1,
+    "Expand": 2,
+    "OneHot": 2,
+    "Pad": 2,
+    "Range": 3,
+    "Resize": 1,
+    "Tile": 2,
+    "Upsample": 1,
+}
+"""Operators whose result may be far larger than their operands, with how many of these decide that."""
 _MOST_BYTES = 1 << 28
 
 _UNFOLDABLE = (
@@ -69,7 +76,7 @@ def fold_once(program: Program, types: Mapping[str, TensorType]) -> bool:
             constants[node.output[0]] = _shape(node, shape)
         elif node.op_type == "If" and node.input[0] in constants:
             kept.extend(_branch(node, constants))
-        elif _is_too_large(node, types) or not _compute(node, program):
+        elif _is_too_large(node, types, constants) or not _compute(node, program):
             kept.append(node)
     outputs = [value.name for value in program.outputs]
     restated = {node.output[0] for node in kept if node.op_type == "Identity"}
@@ -102,12 +109,33 @@ def _branch(node: onnx.NodeProto, constants: dict[str, Array]) -> list[onnx.Node
     return [*body.node, *renamed]
 
 
-def _is_too_large(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> bool:
+def _is_too_large(node: onnx.NodeProto, types: Mapping[str, TensorType], constants: Mapping[str, Array]) -> bool:
     """Whether a node makes much out of little: such a constant is worth neither the memory nor the file."""
-    if node.op_type not in _AMPLIFYING:
+    known = [types[name].bytes for name in node.output if name in types]
+    if known:
+        return max(known) > _MOST_BYTES
+    operands = [constants.get(name) for name in node.input]
+    if node.op_type not in _AMPLIFYING or any(operand is None for operand in operands[: _AMPLIFYING[node.op_type]]):
         return False
-    sizes = [types[name].bytes for name in node.output if name in types]
-    return not sizes or max(sizes) > _MOST_BYTES
+    with np.errstate(all="ignore"):
+        return _elements(node.op_type, [np.asarray(operand, np.float64) for operand in operands if operand is not None])
+
+
+def _elements(kind: str, operands: list[Array]) -> bool:
+    """Whether the result would have too many elements."""
+    first = operands[0]
+    size = float(max(first.size, 1))
+    if kind == "ConstantOfShape":
+        size = float(np.prod(first))
+    elif kind == "Range":
+        size = float(abs(operands[1].ravel()[0] - first.ravel()[0]) / max(abs(operands[2].ravel()[0]), 1e-30))
+    elif kind == "Pad":
+        size = float(np.prod(np.asarray(first.shape) + operands[1].max(initial=0.0) * 2))
+    elif kind == "OneHot":
+        size *= float(operands[1].ravel()[0])
+    else:  # Expand to a shape, Tile so many times, Resize and Upsample by scales or to sizes
+        size *= max(float(np.prod(np.maximum(np.abs(operands[-1].ravel()), 1.0))), 1.0)
+    return not size * 8 <= _MOST_BYTES
 
 
 def _compute(node: onnx.NodeProto, program: Program) -> bool:

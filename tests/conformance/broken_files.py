@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from broken_cases import BrokenCase, cases
@@ -28,7 +29,7 @@ Found = tuple[str, str]
 """Kind of outcome, and what was said."""
 
 
-def compile_file(case: BrokenCase) -> Found:
+def compile_file(case: BrokenCase, limit_s: float = LIMIT_S) -> Found:
     """The command on the file, in this process; what it says on standard error is looked at."""
     from joulec.cli import app
 
@@ -40,7 +41,7 @@ def compile_file(case: BrokenCase) -> Found:
         seconds = time.monotonic() - begin_s
         text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", said.read_text(errors="replace"))
     lines = [line for line in text.splitlines() if "error" in line.lower() or "Traceback" in line]
-    if seconds > LIMIT_S:
+    if seconds > limit_s:
         return "slow", f"{seconds:.0f} s"
     if "Traceback" in text:
         return "traceback", text[-400:]
@@ -76,15 +77,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds that a file may take")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     chosen = cases(options.count)
     found = dict(
         run_all(
-            compile_file,
+            partial(compile_file, limit_s=options.limit),
             chosen,
             workers=options.workers,
-            limit_s=3 * LIMIT_S,
+            limit_s=3 * options.limit,
             crashed=lambda how: ("crashed", how),
             hung=lambda limit: ("hung", f"no end within {limit:g} s"),
         )

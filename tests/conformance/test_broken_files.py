@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 def test_broken_files_end_in_one_line():
-    command = [sys.executable, str(HERE / "broken_files.py"), "--count", "36", "--json"]
+    command = [sys.executable, str(HERE / "broken_files.py"), "--count", "36", "--limit", "120", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
