@@ -141,10 +141,10 @@ class Entrant:
         self._calls = max(1, math.ceil(self._options.sample_s / self._call_s))
         self._summary = Summary(self._call_s, math.inf, 1)
 
-    def take(self, alone: bool) -> None:
-        """A slice of samples."""
+    def take(self, alone: bool, stretch: int = 1) -> None:
+        """A slice of samples, so many times as long as the first ones."""
         run_s = self._calls * self._call_s
-        count = max(1, math.ceil(self._options.slice_s / run_s))
+        count = max(1, math.ceil(stretch * self._options.slice_s / run_s))
         taken = self.stand.sample(self._calls, count, settle=not alone and self._call_s < _SETTLING_S)
         self._add(taken)
 

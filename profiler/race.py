@@ -85,7 +85,7 @@ class Race:
             if rounds:
                 self._on_round()
             for entrant in _forth_and_back(running, rounds):
-                self._do(entrant, partial(entrant.take, alone))
+                self._do(entrant, partial(entrant.take, alone, 2 ** min(rounds // 8, 2)))
                 if rounds == 0:
                     self._give_up([entrant])
             rounds += 1
