@@ -183,7 +183,7 @@ LOWERINGS: Mapping[str, Lowering] = {
     "Pow": _power,
     "And": _two(lambda a, b: tirx.all(a, b), "b"),
     "Or": _two(lambda a, b: tirx.any(a, b), "b"),
-    "Xor": _two(lambda a, b: a != b, "b"),
+    "Xor": _two(_differ, "b"),
     "BitShift": _shift,
     "BitwiseAnd": _two(lambda a, b: a & b, "iu"),
     "BitwiseOr": _two(lambda a, b: a | b, "iu"),

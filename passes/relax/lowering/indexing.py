@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tvm import relax, te, tirx, topi
+from tvm import te, tirx, topi
 
 from joulec.passes.relax.lowering.site import Exprs, Lowering, Site
 from joulec.passes.relax.lowering.unary import c, cast_scalar
+
+_RANKED = 1024
+"""Longest axis whose elements are ranked by comparing all with all."""
 
 
 def place(index: Any, size: int) -> Any:
@@ -132,21 +135,43 @@ def _one_hot(site: Site) -> Exprs | None:
 
 
 def _top_k(site: Site) -> Exprs | None:
-    """Of equal elements the first comes first."""
-    if site.results[0] is None and site.results[-1] is None:
-        return None
+    """Each element's rank is counted; of equal elements the first comes first. Longer axes are left to an engine."""
+    known = next((result for result in site.results if result is not None), None)
     shape = site.shape(0)
     axis = site.attribute("axis", -1) % len(shape)
-    known = next(result for result in site.results if result is not None)
-    count = known.shape[axis]
-    ascending = not site.attribute("largest", 1)
-    if str(site.dtype(0)) not in ("float32", "float64", "int32", "int64", "int8", "uint8"):
+    if known is None or shape[axis] > _RANKED or site.dtype(0) == "bool":
         return None
-    both = site.emit(
-        relax.op.topk(site.operands[0], k=count, axis=axis, ret_type="both", largest=not ascending, dtype="int64")
-    )
-    found = [site.emit(relax.TupleGetItem(both, index)) for index in (0, 1)]
-    return [one for index, one in enumerate(found) if site.wants(index)]
+    largest, kept = bool(site.attribute("largest", 1)), tuple(known.shape)
+
+    def places(x: Any) -> Any:
+        other, chosen = te.reduce_axis((0, shape[axis])), te.reduce_axis((0, shape[axis]))
+
+        def ahead(*i: Any) -> Any:
+            one, mine = x[_at(i, axis, other)], x[i]
+            better = one > mine if largest else one < mine
+            first = tirx.any(better, tirx.all(one == mine, other < i[axis]))
+            return te.sum(tirx.Cast("int64", first), axis=other)
+
+        ranks = te.compute(shape, ahead)
+        return te.compute(
+            kept,
+            lambda *i: te.max(
+                tirx.Select(
+                    ranks[_at(i, axis, chosen)] == tirx.Cast("int64", i[axis]),
+                    tirx.Cast("int64", chosen),
+                    tirx.const(0, "int64"),
+                ),
+                axis=chosen,
+            ),
+        )
+
+    index = site.te(places, site.operands[0])
+    values = site.te(lambda x, at: te.compute(kept, lambda *i: x[_at(i, axis, at[i])]), site.operands[0], index)
+    return [one for place, one in enumerate((values, index)) if site.wants(place)]
+
+
+def _at(indices: Sequence[Any], axis: int, place: Any) -> tuple[Any, ...]:
+    return tuple(place if d == axis else index for d, index in enumerate(indices))
 
 
 def _tensor_scatter(site: Site) -> Exprs | None:

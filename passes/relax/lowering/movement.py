@@ -190,14 +190,16 @@ def _within(place: Any, size: Any, known: int, mode: str) -> Any:
 
 
 def _tile(site: Site) -> Exprs | None:
+    """Broadcast over an axis before each: LLVM misreads gathers by remainders on AVX-512 (seen with four axes)."""
     if site.result is None or math.prod(site.shape(0)) == 0:
         return None
     shape, out = site.shape(0), site.result.shape
-
-    def whole(x: Any) -> Any:
-        return te.compute(out, lambda *i: x[tuple(tirx.floormod(p, size) for p, size in zip(i, shape, strict=True))])
-
-    return [site.te(whole, site.operands[0])]
+    repeats = [whole // own for whole, own in zip(out, shape, strict=True)]
+    if any(own * count != whole for own, count, whole in zip(shape, repeats, out, strict=True)):
+        return None
+    apart = site.reshape(site.operands[0], [side for own in shape for side in (1, own)])
+    pairs = [side for pair in zip(repeats, shape, strict=True) for side in pair]
+    return [site.reshape(site.emit(relax.op.broadcast_to(apart, pairs)), out)]
 
 
 def _depth_to_space(site: Site) -> Exprs | None:
