@@ -22,7 +22,7 @@ FEW = (
     *("--budget", "0"),
     *(
         word
-        for name in ("direct_conv", "gemm_conv", "im2col_conv", "plane_conv")
+        for name in ("direct_conv", "gemm_conv", "im2col_conv", "plane_conv", "winograd")
         for word in ("--exclude-algorithm", name)
     ),
 )
