@@ -24,7 +24,7 @@ _COMPARED = 1 << 16
 _TIME_LIMIT_S = 20.0
 _TOLERANCE = 1e-3
 
-_BY_REFERENCE = frozenset({"DFT", "MaxUnpool"})
+_BY_REFERENCE = frozenset({"DFT", "MaxUnpool", "STFT"})
 """Operators that the reference computes at least as fast and closer to what ONNX's own tests state, or more of."""
 
 _PREFIX = {"onnxruntime": "", "onnx.reference": "reference-"}

@@ -89,6 +89,11 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             before = _measure_all(compiled, variants, options, bench) if options.measure else {}
             progress.stage("comparing with the original")
             verified = _verify(compiled, variants, options, bench)
+            if verified.inputs == 0:
+                progress.warn(
+                    "the model takes none of the random inputs that were tried: the result is NOT compared with the "
+                    "original; try it on inputs of your own"
+                )
             errors = _rounding(compiled, variants, options)
             progress.stage("measuring the result again")
             measured = (
