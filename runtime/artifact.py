@@ -254,8 +254,10 @@ def _read_weights(archive: zipfile.ZipFile, source: Path, sums: Mapping[str, str
                     raise ManifestError(f"{WEIGHTS} does not say where {name} lies")
                 at = end
                 weights[name] = np.frombuffer(take(end - begin), _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-        except (AttributeError, TypeError) as error:
-            raise ManifestError(f"{WEIGHTS} has a header of another form") from error
+        except (AttributeError, TypeError, ValueError, KeyError) as error:
+            raise ArtifactError(
+                f"cannot read {source}: it is truncated, damaged or no joulec artifact ({WEIGHTS}: {error})"
+            ) from error
         if member.read(1) or digest.hexdigest() != sums[WEIGHTS]:
             raise ArtifactError(
                 f"cannot read {source}: {WEIGHTS} was altered (its checksum differs); compile the model again"
