@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -65,13 +65,13 @@ def profile(
         return {key: found for key, found in store.get_many(keys).items() if not unfinished(found, judges)}
 
     def again(candidate: Candidate, outcome: Cost | Failure) -> bool:
-        """Whether what another has left meanwhile may still win here."""
+        """Whether what was left before it was measured to the full may still win here."""
         return unfinished(outcome, judges) and _still(keep_going, candidate)
 
     reused = len(known := finished(wanted))
     missing = [candidate for key, candidate in wanted.items() if key not in known]
     waiting = [list(race) for _, race in groupby(missing, key=lambda candidate: rivals(candidate.key))]
-    found: list[Measurement] = []
+    found: dict[CostKey, Measurement] = {}
     while waiting:
         later: list[list[Candidate]] = []
         for race in waiting:
@@ -95,12 +95,16 @@ def profile(
                     if not ours:
                         continue
                     pacemaker = None if rivalry is None else rivalry.pacemaker(entering)
-                    measured = harness.measure([*entering, *filter(None, [pacemaker])], on_result, keep_going, rivalry)
-                    found += [one for one in measured if pacemaker is None or one.key != pacemaker.key]
+                    racing = [*entering, *filter(None, [pacemaker])]
+                    measured = {one.key: one for one in harness.measure(racing, on_result, keep_going, rivalry)}
+                    if pacemaker is not None:
+                        measured.pop(pacemaker.key, None)
+                    found |= measured
+                    later += _reopened(entering, measured, again)
         if len(later) == len(waiting):
             time.sleep(POLL_S)
         waiting = later
-    failed = sum(isinstance(measurement.outcome, Failure) for measurement in found)
+    failed = sum(isinstance(measurement.outcome, Failure) for measurement in found.values())
     return ProfilingSummary(
         measured=len(found) - failed,
         reused=reused,
@@ -108,6 +112,18 @@ def profile(
         seconds=time.monotonic() - begun_s,
         unknown=len(wanted) - reused - len(found),
     )
+
+
+def _reopened(
+    race: Sequence[Candidate],
+    measured: Mapping[CostKey, Measurement],
+    again: Callable[[Candidate, Cost | Failure], bool],
+) -> list[list[Candidate]]:
+    """Those of a race who were left on account of a rival that failed in the end: they may win after all."""
+    if not any(isinstance(one.outcome, Failure) for one in measured.values()):
+        return []
+    left = [one for one in race if one.key in measured and again(one, measured[one.key].outcome)]
+    return [left] if left else []
 
 
 def _still(keep_going: Callable[[Candidate], bool] | None, candidate: Candidate) -> bool:
