@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from joulec.costdb.cost import CostKey
-from joulec.passes.graph import NodeSpec, Step
+from joulec.passes.graph import NodeSpec, Opaque, Step
 from joulec.profiler.candidate import Candidate, Work
 
 
@@ -42,3 +43,19 @@ class BackEnd(Protocol):
 
     def candidate(self, spec: NodeSpec, algorithm: Any) -> Candidate:
         """``algorithm`` being one of its own: what the profiler is to measure."""
+
+
+def cost_key(spec: NodeSpec, **execution: Any) -> CostKey:
+    """The key of a spec's cost: what the spec says, with the fields of `CostKey` that say how and where it is run.
+
+    An operator outside the graph is known by its definition's digest.
+    """
+    definition = spec.op.definition if isinstance(spec.op, Opaque) else b""
+    return CostKey(
+        operator=spec.op.name,
+        attributes=hashlib.sha256(definition).hexdigest() if definition else str(spec.op),
+        epilogue="+".join(map(str, spec.epilogue)),
+        shapes=f"{', '.join(map(str, spec.operands))} -> {', '.join(map(str, spec.results))}",
+        placement="own",
+        **execution,
+    )

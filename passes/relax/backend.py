@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from joulec.costdb.cost import CostKey, EnergySource
+from joulec.passes.backend import cost_key
 from joulec.passes.digest import source_digest
 from joulec.passes.graph import Activation, Conv2d, MatMul, NodeSpec, Opaque, Step
 from joulec.passes.kernels.conv_winograd import WinogradConv
@@ -129,14 +129,9 @@ class RelaxBackEnd:
 
     def key(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> CostKey:
         """The complete key of the cost database."""
-        definition = spec.op.definition if isinstance(spec.op, Opaque) else b""
-        return CostKey(
-            operator=spec.op.name,
-            attributes=hashlib.sha256(definition).hexdigest() if definition else str(spec.op),
-            epilogue="+".join(map(str, spec.epilogue)),
-            shapes=f"{', '.join(map(str, spec.operands))} -> {', '.join(map(str, spec.results))}",
+        return cost_key(
+            spec,
             layouts="row-major",
-            placement="own",
             algorithm=algorithm.family,
             parameters=",".join(f"{key}={value}" for key, value in algorithm.params),
             digest=algorithm.digest,

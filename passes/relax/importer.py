@@ -37,6 +37,7 @@ from joulec.passes.graph import (
 from joulec.passes.graph.values import content_key
 from joulec.passes.module_errors import ImportModuleError
 from joulec.passes.relax.definition import VOID, define
+from joulec.words import distinct
 
 Operand = Value | Weight
 
@@ -66,7 +67,7 @@ class _Reader:
     effects: int = 0
 
     def read(self) -> Graph:
-        names = _distinct([parameter.name for parameter in self.function.params])
+        names = distinct([parameter.name for parameter in self.function.params])
         inputs = [
             Value.input(name, tensor_type(parameter.ty))
             for name, parameter in zip(names, self.function.params, strict=True)
@@ -186,18 +187,6 @@ def _agrees(found: Any, type: Any) -> bool:
     if isinstance(type, relax.TupleType):
         return isinstance(found, tuple) and all(map(_agrees, found, type.fields))
     return isinstance(found, (Value, Weight)) and found.type == tensor_type(type)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, repeated ones numbered: inputs are told apart by name."""
-    found: list[str] = []
-    for name in names:
-        candidate, count = name, 1
-        while candidate in found or (count > 1 and candidate in names):
-            count += 1
-            candidate = f"{name}_{count}"
-        found.append(candidate)
-    return found
 
 
 def _require(condition: bool) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from joulec.costdb.cost import CostKey, EnergySource
+from joulec.passes.backend import cost_key
 from joulec.passes.graph import (
     Activation,
     Add,
@@ -73,14 +73,9 @@ class RelayBackEnd:
 
     def key(self, spec: NodeSpec, algorithm: RelayAlgorithm) -> CostKey:
         """The complete key of the cost database."""
-        definition = spec.op.definition if isinstance(spec.op, Opaque) else b""
-        return CostKey(
-            operator=spec.op.name,
-            attributes=hashlib.sha256(definition).hexdigest() if definition else str(spec.op),
-            epilogue="+".join(map(str, spec.epilogue)),
-            shapes=f"{', '.join(map(str, spec.operands))} -> {', '.join(map(str, spec.results))}",
+        return cost_key(
+            spec,
             layouts=f"{layout_name(algorithm.reads)} -> {layout_name(algorithm.writes)}",
-            placement="own",
             algorithm=algorithm.implementation,
             parameters=",".join(algorithm.parameters),
             digest=algorithm.digest,

@@ -36,6 +36,7 @@ from joulec.passes.graph import (
     literal,
 )
 from joulec.passes.module_errors import ImportModuleError
+from joulec.words import distinct
 
 Operand = Value | Weight
 
@@ -138,15 +139,7 @@ def _leaves(result: Any) -> Iterator[Any]:
 
 def input_names(function: Any) -> list[str]:
     """The parameters' names, repeated ones numbered."""
-    found: list[str] = []
-    names = [parameter.name_hint for parameter in function.params]
-    for name in names:
-        candidate, count = name, 1
-        while candidate in found or (count > 1 and candidate in names):
-            count += 1
-            candidate = f"{name}_{count}"
-        found.append(candidate)
-    return found
+    return distinct([parameter.name_hint for parameter in function.params])
 
 
 @dataclass
