@@ -14,7 +14,7 @@ import tvm
 from tvm import relay
 
 from joulec.passes.module_errors import ImportModuleError
-from joulec.passes.relay.importer import tensor_type
+from joulec.passes.relay.types import tensor_type
 
 Solve = Callable[[Any, Sequence[Any]], Any]
 """Takes a dataflow function and its arguments; gives the optimised body over them, or None to leave it."""
