@@ -23,15 +23,12 @@ from joulec.runtime.manifest import Assigned, Budget, Entry, EntryKey, Manifest
 from joulec.runtime.profile import Step
 from joulec.runtime.rows import padded, split, useful
 from joulec.runtime.timing import Timing
+from joulec.runtime.variant import check_variants
 
 if TYPE_CHECKING:
     from joulec.runtime.session import Session
 
 _Array = npt.NDArray[Any]
-
-
-class VariantError(ValueError):
-    """A variant that was not compiled."""
 
 
 class Model:
@@ -395,18 +392,6 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: s
     with read_artifact(path) as artifact:
         parts = (artifact.manifest, artifact.library, artifact.drained(), artifact.externals)
         return Model(*parts, threads=threads, variant=variant)
-
-
-def check_variants(compiled: Sequence[str], asked: Sequence[str]) -> None:
-    """Refuse a variant that was not compiled.
-
-    Raises:
-        VariantError: one was not; the message names those that were.
-    """
-    for name in asked:
-        if name not in compiled:
-            there = f"there are {', '.join(compiled)}" if compiled else "the model has one variant only"
-            raise VariantError(f"variant {name!r} was not compiled; {there}")
 
 
 def _with_errors(assignment: tuple[Assigned, ...], errors: Sequence[float | None] | None) -> tuple[Assigned, ...]:

@@ -12,11 +12,12 @@ from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.dtypes import numpy_dtype
 from joulec.runtime.inputs import InputError, as_array, bind, check_rows
 from joulec.runtime.manifest import Budget
-from joulec.runtime.model import Model, check_variants
+from joulec.runtime.model import Model
 from joulec.runtime.packing import ALIGNMENT, Packer
 from joulec.runtime.policies import Configuration, Prediction, Predictions
 from joulec.runtime.request import Outputs, Part, Request, Signature, count_rows, divide, signature_of
 from joulec.runtime.rows import fitting, split
+from joulec.runtime.variant import check_variants
 
 _Array = npt.NDArray[Any]
 

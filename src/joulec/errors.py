@@ -25,7 +25,7 @@ _USER_ERRORS = (
     ("joulec.costdb.store", "CostStoreError"),
     ("joulec.runtime.artifact", "ArtifactError"),
     ("joulec.runtime.inputs", "InputError"),
-    ("joulec.runtime.model", "VariantError"),
+    ("joulec.runtime.variant", "VariantError"),
     ("joulec.runtime.cap", "CapError"),
     ("joulec.runtime.metrics", "MetricsError"),
     ("joulec.runtime.simulator.device", "DeviceError"),

@@ -11,8 +11,8 @@ from joulec.runtime import Configuration, Decision, Model, ScriptedMeter, Sessio
 from joulec.runtime.fields import ManifestError
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.metrics import SessionCollector
-from joulec.runtime.model import VariantError
 from joulec.runtime.runner import ModelRunner
+from joulec.runtime.variant import VariantError
 
 
 @pytest.fixture
