@@ -51,7 +51,7 @@ from joulec.commands_reproduce import reproduce
 from joulec.commands_simulate import simulate
 from joulec.commands_sweep import sweep
 from joulec.errors import INTERRUPTED, USER_ERROR
-from joulec.interrupts import end_on_interrupt
+from joulec.interrupts import ended_by_interrupt
 
 app = typer.Typer(
     name="joulec",
@@ -366,8 +366,9 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``joulec`` command."""
-    end_on_interrupt()
-    sys.exit(_run())
+    with ended_by_interrupt():
+        code = _run()
+    sys.exit(code)
 
 
 def _with_explain(arguments: list[str]) -> list[str]:

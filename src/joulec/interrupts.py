@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from joulec.errors import INTERRUPTED
 
@@ -20,22 +22,31 @@ def said() -> None:
     _told.set()
 
 
-def end_on_interrupt() -> None:
-    """From now on an interrupt ends the process after `GRACE_S` at the latest. Call on the main thread, once.
+@contextmanager
+def ended_by_interrupt() -> Iterator[None]:
+    """An interrupt within ends the process after `GRACE_S` at the latest. Enter on the main thread.
 
     Each outcome is in the database the moment it is known, and workers end with this process, so nothing is lost.
     """
+    _told.clear()
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
-    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read_fd,), name="joulec-interrupt", daemon=True).start()
+    try:
+        yield
+    finally:
+        if not _told.is_set():  # else what is left of the process has its time, too
+            signal.set_wakeup_fd(before)
+            os.close(write_fd)
 
 
 def _watch(read_fd: int) -> None:
-    while True:
-        if signal.SIGINT not in os.read(read_fd, 64):
-            continue
-        time.sleep(GRACE_S)
-        if not _told.is_set():
-            os.write(2, f"{MESSAGE}\n".encode())
-        os._exit(INTERRUPTED)
+    """Watch until an interrupt comes or the other end is closed."""
+    while signals := os.read(read_fd, 64):
+        if signal.SIGINT in signals:
+            time.sleep(GRACE_S)
+            if not _told.is_set():
+                os.write(2, f"{MESSAGE}\n".encode())
+            os._exit(INTERRUPTED)
+    os.close(read_fd)
