@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
-.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-energy bench-peers bench-pairs bench-policies bench-relay clean
+.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-energy bench-peers bench-pairs bench-policies bench-relay browser clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,10 @@ test-onnx: $(READY)
 	$(BIN)/python tests/conformance/broken_files.py --count 1000
 	JOULEC_GRAPHS=2000 $(BIN)/python -m pytest -q tests/conformance/test_generated_graphs.py
 
+# With this, and a Chromium on the path, `make test` opens the report's page in a browser.
+browser: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
 
@@ -38,6 +42,7 @@ type: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
+	$(BIN)/python tests/benchmarks/bench_startup.py
 	$(BIN)/python tests/benchmarks/bench_default_pipeline.py
 	$(BIN)/python tests/benchmarks/bench_prediction.py
 	$(BIN)/python tests/benchmarks/bench_session.py

@@ -30,7 +30,8 @@ def compile(
             (totals, totals of the original graph).
         batch_sizes: batch sizes to compile for; the model's own when omitted.
         input_shapes: shapes of inputs by name; needed for dynamic dimensions.
-        **options: ``variants="frontier:3"`` and the other fields of `joulec.options.CompileOptions`.
+        **options: ``variants="frontier:3"``, ``report="found.html"`` and the other fields of
+            `joulec.options.CompileOptions`.
 
     Returns:
         The model, ready to be called; ``model.manifest`` says what was chosen, predicted and measured.
@@ -45,7 +46,14 @@ def compile(
     chosen = CompileOptions(
         objective=objective, batch_sizes=batch_sizes, input_shapes=dict(input_shapes or {}), **options
     )
-    return compile_model(model, chosen).model
+    if chosen.report is None:
+        return compile_model(model, chosen).model
+    from joulec.page import check_page, write_page
+
+    check_page(chosen.report)
+    compiled = compile_model(model, chosen)
+    write_page(compiled, chosen, model if isinstance(model, str | os.PathLike) else type(model).__name__, chosen.report)
+    return compiled.model
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Model:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from joulec import interrupts
+from joulec.completion import meters
 from joulec.errors import OUR_ERROR, exit_code
 from joulec.quantities import QuantityError, Unit, parse_quantity
 
@@ -128,7 +129,10 @@ Costs = Annotated[
     ),
 ]
 MeterName = Annotated[
-    str, typer.Option("--meter", help="auto, rapl, nvml, zeus, estimate, record:FILE or replay:FILE.")
+    str,
+    typer.Option(
+        "--meter", help="auto, rapl, nvml, zeus, estimate, record:FILE or replay:FILE.", autocompletion=meters
+    ),
 ]
 EnergyConstants = Annotated[
     Path | None,
@@ -160,6 +164,14 @@ Variants = Annotated[
         metavar="frontier:N",
         help="Put N points of the frontier between time and energy into the artifact, from fast to frugal; a session "
         "chooses among them.",
+    ),
+]
+ReportPage = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE.html",
+        help="Write one page that shows what was found: graphs, operators, frontier, sources.",
     ),
 ]
 TuningRecords = Annotated[

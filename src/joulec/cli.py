@@ -33,6 +33,7 @@ from joulec.arguments import (
     Objective,
     Protocol,
     ProtocolName,
+    ReportPage,
     RetryFailed,
     SearchTime,
     Seed,
@@ -50,6 +51,7 @@ from joulec.commands_db import database
 from joulec.commands_reproduce import reproduce
 from joulec.commands_simulate import simulate
 from joulec.commands_sweep import sweep
+from joulec.completion import policies, rules, session_meters
 from joulec.errors import INTERRUPTED, USER_ERROR
 from joulec.interrupts import ended_by_interrupt
 
@@ -99,6 +101,7 @@ def compile(
     frontend: Frontend = None,
     tuning_records: TuningRecords = None,
     variants: Variants = None,
+    report: ReportPage = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into an artifact.
@@ -117,18 +120,26 @@ def compile(
         measure=measure,
         search_time_s=search_time, seed=seed, threads=threads,
         frontend=None if frontend is None else frontend.value, tuning_records=tuning_records, variants=variants,
+        report=report,
     )  # fmt: skip
     from joulec.compiler import compile_model
+    from joulec.page import check_page, write_page
     from joulec.render import Display, show_compiled
+
+    if report is not None:
+        check_page(report)
 
     with Display() as display:
         compiled = compile_model(model, options, display)
         with compiled.model as result:
             display.stage("writing the artifact")
             result.save(output)
+            if report is not None:
+                display.stage("writing the report")
+                write_page(compiled, options, str(model), report)
     if as_json:
         print_json(compiled.report)
-    show_compiled(compiled.report, compiled.meter, output)
+    show_compiled(compiled.report, compiled.meter, [output] if report is None else [output, report])
 
 
 @app.command()
@@ -162,7 +173,11 @@ def optimize(
     tuning_records: TuningRecords = None,
     explain: Annotated[
         str | None,
-        typer.Option(metavar="[RULE]", help="Say what each substitution brings, or why RULE does not apply."),
+        typer.Option(
+            metavar="[RULE]",
+            help="Say what each substitution brings, or why RULE does not apply.",
+            autocompletion=rules,
+        ),
     ] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Trace the frontier between time and energy.")] = False,
     as_json: AsJson = False,
@@ -262,7 +277,10 @@ def run(
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="Policy; default: frontier where the artifact has predictions, else windowed."),
+        typer.Option(
+            help="Policy; default: frontier where the artifact has predictions, else windowed.",
+            autocompletion=policies,
+        ),
     ] = None,
     cap_margin: Annotated[float, typer.Option(min=0.0, max=1.0, help="Power is kept in [margin·cap, cap].")] = 0.8,
     latency_slo: Annotated[
@@ -272,7 +290,9 @@ def run(
     duration: Annotated[
         float | None, typer.Option("--duration", parser=quantity("s"), help="Keep it busy this long, e.g. 20s.")
     ] = None,
-    meter: Annotated[str | None, typer.Option(help="As of compile; or scripted:FILE.")] = None,
+    meter: Annotated[
+        str | None, typer.Option(help="As of compile; or scripted:FILE.", autocompletion=session_meters)
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the timeline: .png, .svg or .pdf, with --duration.")
     ] = None,
@@ -303,7 +323,7 @@ def run(
 
     Example: joulec run model.joulec --power-cap 150W --duration 20s
     """
-    from joulec.render import show_run
+    from joulec.render import Display, show_run
     from joulec.running import RunOptions, run_artifact
 
     if plot is not None:
@@ -318,7 +338,8 @@ def run(
         cap_file=cap_file, policy=policy, cap_margin=cap_margin, latency_slo_s=latency_slo, duration_s=duration,
         meter=meter, metrics_port=metrics_port, clocks=clocks, variant=variant, threads=threads, seed=seed,
     )  # fmt: skip
-    report = run_artifact(artifact, options)
+    with Display() as display:
+        report = run_artifact(artifact, options, display.stage)
     if plot is not None:
         from joulec.plot_run import draw_run
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from joulec import completion
 from joulec.arguments import AsJson, catch, print_json
 
 if TYPE_CHECKING:
@@ -36,7 +39,10 @@ Database = Annotated[
 ]
 Operator = Annotated[str | None, typer.Option(help="Only this operator, e.g. conv2d.")]
 Device = Annotated[str | None, typer.Option(help="Only this device: its name in joulec db info, or a part of it.")]
-Source = Annotated[str | None, typer.Option(help="Only costs from this source, e.g. measured or rapl.")]
+Source = Annotated[
+    str | None,
+    typer.Option(help="Only costs from this source, e.g. measured or rapl.", autocompletion=completion.sources),
+]
 Superseded = Annotated[
     bool, typer.Option("--superseded", help="The measurements that merging found worse, instead of those that count.")
 ]
@@ -132,7 +138,8 @@ def export(
         if target is None:
             write(rows, sys.stdout, kind)
             return
-        count = write_whole(rows, target, kind)
+        with _working(f"writing {target}"):
+            count = write_whole(rows, target, kind)
     text = f"wrote {count} measurements to {target} as {_FORM_NAMES[kind]}"
     _report({"file": str(target), "format": kind, "rows": count}, text, as_json)
 
@@ -151,7 +158,7 @@ def import_files(
     from joulec.costdb.store import Merged
     from joulec.transfer import import_file
 
-    with _open(costs) as store:
+    with _working("taking measurements in"), _open(costs) as store:
         merged = sum((import_file(store, path) for path in files), Merged())
     _report_merged(merged, as_json)
 
@@ -180,7 +187,7 @@ def merge(
     def warn(message: str) -> None:
         typer.echo(f"warning: {message}", err=True)
 
-    with _open(costs) as store:
+    with _working("merging"), _open(costs) as store:
         if sources:
             merged = sum((merge_source(store, source, warn) for source in sources), Merged())
         else:
@@ -197,7 +204,7 @@ def upgrade(costs: Database = None, as_json: AsJson = False) -> None:
     """
     from joulec.transfer import upgrade_json
 
-    with _open(costs) as store:
+    with _working("upgrading"), _open(costs) as store:
         report = upgrade_json(store)
     before, after, backup = report["from"], report["to"], report["backup"]
     if before == after:
@@ -207,6 +214,19 @@ def upgrade(costs: Database = None, as_json: AsJson = False) -> None:
             f"; a copy is kept in {backup}" if backup else ""
         )
     _report(report, text, as_json)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A moving line while work is under way, for terminals alone."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from joulec.render import Display
+
+    with Display() as display:
+        display.stage(what)
+        yield
 
 
 def _open(costs: str | None) -> CostStore:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from joulec.arguments import AsJson, Seed, catch, print_json
+from joulec.completion import simulated_policies
 
 if TYPE_CHECKING:
     from joulec.paper_tables import Figures
@@ -49,7 +50,10 @@ def energy_aware(
 @reproduce.command("batchsizer")
 @catch
 def batchsizer(
-    policy: Annotated[str | None, typer.Option(help="paper, windowed, frontier or dvfs; all when left out.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="paper, windowed, frontier or dvfs; all when left out.", autocompletion=simulated_policies),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw timelines on the axes of Figures 7 and 8 (.svg, .png).")
     ] = None,

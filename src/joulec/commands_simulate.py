@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joulec.arguments import AsJson, Seed, catch, print_json, quantity
+from joulec.completion import simulated_policies
 from joulec.options import OptionError
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def simulate(
     request_trace: Annotated[
         Path | None, typer.Option(help="The load over time: CSV t_s,rows_per_s; without it rows always wait.")
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="paper, windowed, frontier or dvfs; all when left out.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="paper, windowed, frontier or dvfs; all when left out.", autocompletion=simulated_policies),
+    ] = None,
     latency_slo: Annotated[
         float | None, typer.Option("--latency-slo", parser=quantity("s"), help="Slower batches are not allowed.")
     ] = None,
@@ -45,6 +49,7 @@ def simulate(
     Example: joulec simulate --device p40.toml --power-cap 150W --policy frontier --seed 1
     """
     from joulec.plot_sweep import check_plot
+    from joulec.render import Display
     from joulec.runtime.simulator.suite import JOB_SECONDS, SIMULATED_POLICIES, run_job
 
     if policy is not None and policy not in SIMULATED_POLICIES:
@@ -67,7 +72,9 @@ def simulate(
         report_jobs(jobs, names, seed, as_json=as_json, plot=plot)
         return
     job = _job(device, cap_trace, power_cap, request_trace)
-    results = run_job(job, names, seed=seed, duration_s=duration or JOB_SECONDS, latency_slo_s=latency_slo)
+    with Display() as display:
+        display.stage(f"simulating {', '.join(names)}")
+        results = run_job(job, names, seed=seed, duration_s=duration or JOB_SECONDS, latency_slo_s=latency_slo)
     if plot is not None:
         _plot(results, plot)
     if as_json:

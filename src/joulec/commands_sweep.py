@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from joulec.arguments import AsJson, BatchSizes, Seed, Threads, catch, print_json, quantity
+from joulec.completion import session_meters
 
 _DURATION_S = 3.0
 
@@ -25,7 +26,9 @@ def sweep(
         typer.Option("--duration", parser=quantity("s"), help="How long each size runs; 3s when left out."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it to this file (.png, .svg or .pdf).")] = None,
-    meter: Annotated[str, typer.Option(help="As of compile; or scripted:FILE.")] = "auto",
+    meter: Annotated[
+        str, typer.Option(help="As of compile; or scripted:FILE.", autocompletion=session_meters)
+    ] = "auto",
     variants: Annotated[
         str | None, typer.Option(help="Variants to run, e.g. fast,frugal; all that were compiled when left out.")
     ] = None,

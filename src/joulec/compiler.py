@@ -17,7 +17,9 @@ import joulec
 from joulec.benches import open_workbench
 from joulec.externals import warn_externals
 from joulec.faults import find_culprit
+from joulec.findings import Finding, find
 from joulec.frontends import load_tools
+from joulec.frontiers import Frontiers
 from joulec.options import CompileOptions
 from joulec.passes.graph import Graph, Node
 from joulec.passes.search.choices import Choice
@@ -58,11 +60,13 @@ class Compiled:
         model: ready to be called; nothing is on disk until `Model.save`.
         report: the object that ``joulec compile --json`` prints.
         meter: which meter the energies come from, and why.
+        findings: what the page of ``--report`` shows beside the report; empty where no page was asked for.
     """
 
     model: Model
     report: Mapping[str, Any]
     meter: str
+    findings: tuple[Finding, ...] = ()
 
 
 def compile_model(model: Any, options: CompileOptions, progress: Progress | None = None) -> Compiled:
@@ -79,7 +83,9 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
     parse_variants(options.variants)
     with open_workbench(options, progress) as bench:
         found = search_all(model, options, bench, progress)
-        variants = find_variants(found, options, bench, progress)
+        frontiers = Frontiers(options, bench, progress)
+        variants = find_variants(found, options, frontiers, progress)
+        findings = () if options.report is None else tuple(find(one, bench, frontiers) for one in found)
         bench.pause()
         progress.stage("building the module")
         compiled = _build(variants, options, bench)
@@ -110,7 +116,7 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             "profiling": profiling_json(bench.profiling),
             "verified": verified_json(verified),
         }
-        return Compiled(compiled, report, bench.meter.why)
+        return Compiled(compiled, report, bench.meter.why, findings)
 
 
 def _entry_json(

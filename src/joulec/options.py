@@ -41,6 +41,8 @@ class CompileOptions:
         tuning_records: a log of AutoTVM whose configurations are candidates too; Relay only.
         variants: ``frontier:3`` (or 3) compiles so many points of the frontier between time and energy into one
             artifact; None compiles the objective's best alone.
+        report: where a page that shows what was found is to be written (.html); it has the frontier traced. None
+            writes none.
     """
 
     objective: str | Callable[..., Any] | Any = "energy"
@@ -69,6 +71,7 @@ class CompileOptions:
     frontend: Literal["relax", "relay"] | None = None
     tuning_records: str | None = None
     variants: str | int | None = None
+    report: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range.

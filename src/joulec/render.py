@@ -51,6 +51,7 @@ class Display:
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
+            refresh_per_second=4,  # seldom enough not to disturb what is measured meanwhile
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None)
@@ -150,7 +151,7 @@ def show_variants(out: Console, report: Mapping[str, Any]) -> None:
     out.print("* best under the objective: what a plain call runs", markup=False)
 
 
-def show_compiled(report: Mapping[str, Any], meter: str, output: Path) -> None:
+def show_compiled(report: Mapping[str, Any], meter: str, outputs: Sequence[Path]) -> None:
     """Print what a compilation found."""
     out = console()
     _show_entries(out, report, ("origin", "predicted", "measured"))
@@ -163,7 +164,8 @@ def show_compiled(report: Mapping[str, Any], meter: str, output: Path) -> None:
     )
     _show_profiling_line(out, report["profiling"])
     out.print(f"energy by {meter}", markup=False)
-    out.print(f"wrote {output}", markup=False)
+    for output in outputs:
+        out.print(f"wrote {output}", markup=False)
 
 
 def show_optimized(report: Mapping[str, Any], meter: str) -> None:

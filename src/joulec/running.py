@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from joulec.runtime.drive import drive
 from joulec.runtime.inputs import InputError
 from joulec.runtime.model import Model, load
 from joulec.runtime.policies import POLICIES
+from joulec.runtime.session import Session
 
 _Array = npt.NDArray[Any]
 
@@ -51,8 +54,16 @@ class RunOptions:
         return self.duration_s is not None
 
 
-def run_artifact(path: Path, options: RunOptions) -> dict[str, Any]:
+_TOLD_EVERY_S = 0.5
+
+
+def run_artifact(path: Path, options: RunOptions, stage: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Run an artifact.
+
+    Args:
+        path: the artifact.
+        options: what to do with it.
+        stage: told of each stage, and during a session how far it is.
 
     Returns:
         ``outputs`` (shape and dtype by name) and, where asked for, ``time`` and ``profile``; or ``session`` after a
@@ -66,11 +77,12 @@ def run_artifact(path: Path, options: RunOptions) -> dict[str, Any]:
         MeterError, CapError: the meter or cap asked for is not to be had.
     """
     _check(options)
+    stage("loading the artifact")
     with load(path, threads=options.threads, variant=options.variant) as model:
         given = None if options.inputs is None else _read_inputs(options.inputs, model)
         if options.in_session:
-            return {"session": _session(model, given, options)}
-        return _once(model, given, options)
+            return {"session": _session(model, given, options, stage)}
+        return _once(model, given, options, stage)
 
 
 def _check(options: RunOptions) -> None:
@@ -105,9 +117,12 @@ def _check(options: RunOptions) -> None:
         raise OptionError("a scripted meter needs --duration: it follows the batch sizes of a session")
 
 
-def _once(model: Model, given: list[_Array] | None, options: RunOptions) -> dict[str, Any]:
+def _once(
+    model: Model, given: list[_Array] | None, options: RunOptions, stage: Callable[[str], None]
+) -> dict[str, Any]:
     smallest = model.batch_sizes[0]
     arrays = given or model.random_inputs(smallest, options.seed)
+    stage("running")
     results = model.run(arrays)
     named = dict(zip(model.output_names, results, strict=True))
     if options.outputs is not None:
@@ -116,8 +131,10 @@ def _once(model: Model, given: list[_Array] | None, options: RunOptions) -> dict
         "outputs": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in named.items()}
     }
     if options.print_time:
+        stage(f"timing {options.repeat} calls")
         report["time"] = _time(model, arrays, options)
     if options.profile:
+        stage(f"timing the operators of {options.repeat} calls")
         report["profile"] = _profile(model, arrays, options)
     return report
 
@@ -174,8 +191,20 @@ def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, 
     }
 
 
-def _session(model: Model, given: list[_Array] | None, options: RunOptions) -> dict[str, Any]:
+def _session(
+    model: Model, given: list[_Array] | None, options: RunOptions, stage: Callable[[str], None]
+) -> dict[str, Any]:
     assert options.duration_s is not None
+    begun_s = told_s = time.monotonic()
+
+    def tell(session: Session) -> None:
+        nonlocal told_s
+        now_s = time.monotonic()
+        if now_s - told_s >= _TOLD_EVERY_S:
+            told_s = now_s
+            stage(f"running, {now_s - begun_s:.0f} of {options.duration_s:.0f} s")
+
+    stage("running")
     clocks = options.clocks or ("nvml" if options.policy == "dvfs" and options.meter == "nvml" else None)
     cap = options.cap_file if options.cap_file is not None else options.power_cap_w
     result = drive(
@@ -190,6 +219,7 @@ def _session(model: Model, given: list[_Array] | None, options: RunOptions) -> d
         cap_margin=options.cap_margin,
         latency_slo_s=options.latency_slo_s,
         metrics_port=options.metrics_port,
+        each=tell,
     )
     return result.to_json()
 

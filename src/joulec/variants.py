@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from joulec.frontiers import Frontiers
 from joulec.options import CompileOptions, OptionError
-from joulec.passes.bench import Bench
-from joulec.passes.search.frontier import WEIGHTS, FrontierSearch
-from joulec.passes.search.objective import weighted
 from joulec.passes.search.results import Plan
 from joulec.progress import Progress
 from joulec.runtime.manifest import Budget, EntryKey
-from joulec.searching import Searched, objective_of, search_options
+from joulec.searching import Searched
 
 _APART = math.log(1.01)
 """Points nearer than 1% in time and in energy are one."""
@@ -76,8 +74,10 @@ def parse_variants(text: str | int | None) -> int:
     return count
 
 
-def find_variants(found: Sequence[Searched], options: CompileOptions, bench: Bench, progress: Progress) -> Variants:
-    """Trace the frontier of each batch size and spread variants over it.
+def find_variants(
+    found: Sequence[Searched], options: CompileOptions, frontiers: Frontiers, progress: Progress
+) -> Variants:
+    """Spread variants over the frontier of each batch size.
 
     A batch size whose frontier has fewer points than were asked for gets those, and a warning says so.
 
@@ -87,16 +87,7 @@ def find_variants(found: Sequence[Searched], options: CompileOptions, bench: Ben
     count = parse_variants(options.variants)
     if count == 1:
         return Variants((), tuple(Variant(one, one.result.best) for one in found))
-    chosen = {}
-    for one in found:
-        progress.stage(f"tracing the frontier for batch {one.source.batch}")
-        bench.limit_search(options.search_time_s)
-        costs = bench.costs(weighted(0.5))
-        how = search_options(options)
-        share = replace(how, budget=math.ceil(how.budget / len(WEIGHTS)))  # so many graphs for all weights together
-        search = FrontierSearch(bench.rules, costs, share, bench.tidy, progress.search, exact=False)
-        plans = search.run(one.source.graph, objective_of(options).bounds)
-        chosen[one.source.batch] = spread(one.result.best, plans, count)
+    chosen = {one.source.batch: spread(one.result.best, frontiers.of(one), count) for one in found}
     for batch, plans in chosen.items():
         if len(plans) < count:
             points = f"{len(plans)} point{'s' if len(plans) > 1 else ''}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import typer
 
 import joulec as package
 from joulec.cli import app
+from joulec.runtime.policies import POLICIES
 
 
 def every_command(group, path=()):
@@ -39,6 +43,50 @@ def test_help_shows_an_example(joulec, command):
     assert done.returncode == 0
     assert done.stderr == ""
     assert f"Example: joulec {' '.join(command)}" in " ".join(done.stdout.split())
+
+
+def complete(joulec, line):
+    """What bash is offered at the end of a line; nothing leaves it to files."""
+    words = line.split(" ")
+    environment = {
+        **joulec.environment(),
+        "_JOULEC_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "joulec"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("joulec comp", ["compile"]),
+        ("joulec compile --inn", ["--inner"]),
+        ("joulec compile --inner n", ["neighbourhood", "none"]),
+        ("joulec compile model.onnx --meter r", ["rapl", "record:", "replay:"]),
+        ("joulec run model.joulec --meter s", ["scripted:"]),
+        ("joulec run model.joulec --policy ", list(POLICIES)),
+        ("joulec simulate --policy pap", ["paper"]),
+        ("joulec optimize model.onnx --explain merge-m", ["merge-matmuls"]),
+        ("joulec db list --source es", ["estimated"]),
+        ("joulec compile mod", []),
+        ("joulec compile model.onnx -o ", []),
+        ("joulec compile model.onnx --report ", []),
+    ],
+)
+def test_the_shell_completes_names_and_leaves_files_to_itself(joulec, line, offered):
+    assert complete(joulec, line) == offered
+
+
+def test_help_and_completion_load_next_to_nothing():
+    heavy = ("tvm", "onnx", "onnxruntime", "sqlalchemy", "numpy", "rich", "matplotlib", "jinja2")
+    code = f"import sys; from joulec import cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_devices(joulec):
