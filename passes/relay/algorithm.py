@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -42,7 +43,8 @@ DEPTHWISE_BLOCKED = "depthwise_conv2d_NCHWc.x86"
 BLOCKED = "NCHWc"
 """The one implementation that an operator without AutoTVM template has, on blocked tensors."""
 DENSE = ("dense_nopack.x86", "dense_pack.x86")
-FAMILIES = (CONV_BLOCKED, DEPTHWISE_BLOCKED, BLOCKED, *DENSE)
+BATCHED = "batch_matmul.x86"
+FAMILIES = (CONV_BLOCKED, DEPTHWISE_BLOCKED, BLOCKED, *DENSE, BATCHED)
 
 _LEAST_ROW, _MOST_ROW = 4, 28
 """Output columns kept in registers: fewer do not hide the latency of a multiply-add, more do not fit."""
@@ -101,6 +103,8 @@ class RelayAlgorithm:
     def operand_shape(self, spec: NodeSpec, index: int) -> tuple[int, ...]:
         """The shape in which it reads an operand."""
         operand = spec.operands[index]
+        if isinstance(spec.op, MatMul):
+            return flat_shape(spec, operand.type.shape)
         if self.implementation == EXTERNAL or isinstance(spec.op, Opaque) or len(spec.results[0].shape) != 4:
             return operand.type.shape
         if _is_kernel(spec, index):
@@ -108,6 +112,8 @@ class RelayAlgorithm:
         if len(operand.type.shape) == 4:
             layout = self.reads if index < len(spec.anchor_operands) else self.writes
             return blocked_shape(operand.type.shape, layout)
+        if index < len(spec.anchor_operands) and not isinstance(spec.op, (Conv2d, ChannelAffine)):
+            return operand.type.shape
         channels = operand.type.shape[0]
         block = self.writes
         return (1, channels // block, 1, 1, block) if block else (1, channels, 1, 1)
@@ -115,6 +121,8 @@ class RelayAlgorithm:
     def result_shape(self, spec: NodeSpec, index: int) -> tuple[int, ...]:
         """The shape in which it writes a result."""
         shape = spec.results[index].shape
+        if isinstance(spec.op, MatMul):
+            return flat_shape(spec, shape)
         return blocked_shape(shape, self.writes) if self.writes else shape
 
     def pack(self, spec: NodeSpec, index: int, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -165,6 +173,8 @@ def algorithms_of(
         yield from (make(*way) for way in tuned)
         yield from (make(name) for name in DENSE)
         return
+    elif float32 and is_batched(spec):
+        yield from (make(*way) for way in tuned)
     elif float32:
         block = _common_block(spec, target.lanes)
         if block:
@@ -227,11 +237,22 @@ def _common_block(spec: NodeSpec, lanes: int) -> int:
 
 def is_dense(spec: NodeSpec) -> bool:
     """Whether Relay's `nn.dense` computes the spec."""
-    return (
-        isinstance(spec.op, MatMul)
-        and spec.op.transpose_b
-        and all(len(operand.type.shape) == 2 for operand in spec.operands[:2])
-    )
+    return isinstance(spec.op, MatMul) and spec.op.transpose_b and len(spec.operands[1].type.shape) == 2
+
+
+def is_batched(spec: NodeSpec) -> bool:
+    """Whether Relay's `nn.batch_matmul` computes the spec."""
+    return isinstance(spec.op, MatMul) and len(spec.operands[1].type.shape) > 2
+
+
+def flat_shape(spec: NodeSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in which a matrix product reads or writes a tensor: all leading axes are one.
+
+    TVM's schedules take two axes of `nn.dense` and three of `nn.batch_matmul`. What is broadcast keeps its own shape.
+    """
+    kept = 2 if is_batched(spec) else 1
+    lead = spec.results[0].shape[:-kept]
+    return (math.prod(lead), *shape[-kept:]) if shape[:-kept] == lead else shape
 
 
 def _is_kernel(spec: NodeSpec, index: int) -> bool:

@@ -32,7 +32,7 @@ from joulec.passes.graph import (
     TensorType,
     Transpose,
 )
-from joulec.passes.relay.algorithm import DEPTHWISE_BLOCKED, RelayAlgorithm, types_read
+from joulec.passes.relay.algorithm import DEPTHWISE_BLOCKED, RelayAlgorithm, flat_shape, is_batched, types_read
 from joulec.passes.relay.relayout import Relayout, blocked_shape, layout_name, same_memory
 
 Exprs = list[Any]
@@ -65,6 +65,8 @@ def emit(spec: NodeSpec, algorithm: RelayAlgorithm, operands: Sequence[Any]) -> 
     rest = list(operands[count:])
     for step in spec.epilogue:
         taken, rest = rest[: step.operands], rest[step.operands :]
+        if step.kind == "bias" and isinstance(spec.op, MatMul):
+            taken = [_product_bias(spec, taken[0])]
         results[0] = _step(step, results[0], taken)
     return results
 
@@ -151,23 +153,31 @@ def _convolution(op: Conv2d, spec: NodeSpec, algorithm: RelayAlgorithm, operands
 
 
 def _matmul(op: MatMul, spec: NodeSpec, operands: Exprs) -> Any:
-    left, right = (operand.type.shape for operand in spec.operands[:2])
     data, other = operands
-    if len(right) == 2:
-        flat = data if len(left) == 2 else relay.reshape(data, (-1, left[-1]))
-        turned = other if op.transpose_b else relay.transpose(other, (1, 0))
-        product = relay.nn.dense(flat, turned)
-        return product if len(left) == 2 else relay.reshape(product, spec.results[0].shape)
-    lead = spec.results[0].shape[:-2]
-    both = [
-        relay.reshape(
-            one if shape[:-2] == lead else relay.broadcast_to(one, (*lead, *shape[-2:])),
-            (int(np.prod(lead)), *shape[-2:]),
-        )
-        for one, shape in ((data, left), (other, right))
-    ]
-    product = relay.nn.batch_matmul(*both, transpose_a=False, transpose_b=op.transpose_b)
-    return relay.reshape(product, spec.results[0].shape)
+    if is_batched(spec):
+        lead = spec.results[0].shape[:-2]
+        matrices = [operand.type.shape[-2:] for operand in spec.operands[:2]]
+        both = [_spread(spec, one, index, (*lead, *matrices[index])) for index, one in enumerate(operands)]
+        return relay.nn.batch_matmul(*both, transpose_a=False, transpose_b=op.transpose_b)
+    return relay.nn.dense(data, other if op.transpose_b else relay.transpose(other, (1, 0)))
+
+
+def _spread(spec: NodeSpec, data: Any, index: int, shape: tuple[int, ...]) -> Any:
+    """An operand of a matrix product, broadcast to a shape unless it has it, in the flat form of it."""
+    flat = flat_shape(spec, shape)
+    if flat_shape(spec, spec.operands[index].type.shape) == flat:
+        return data
+    return relay.reshape(relay.broadcast_to(data, shape), flat)
+
+
+def _product_bias(spec: NodeSpec, bias: Any) -> Any:
+    """A bias as the flat product takes it: along axis 1 where the product has four axes, else along its last."""
+    shape = spec.results[0].shape
+    if len(shape) != 4:
+        return bias
+    kept = 2 if is_batched(spec) else 1
+    spread = (*shape[:-kept], *[1] * kept)
+    return relay.reshape(relay.broadcast_to(relay.reshape(bias, (1, -1, 1, 1)), spread), flat_shape(spec, spread))
 
 
 def _average(op: AvgPool2d, spec: NodeSpec, layout: str, data: Any) -> Any:

@@ -166,8 +166,11 @@ class _Body:
             algorithm = self._algorithm(assignment[node])
             operands = [self._operand(node, algorithm, index) for index in range(len(node.operands))]
             writes = algorithm.writes
-            for value, found in zip(node.outputs, self._emit(node, algorithm, operands), strict=True):
-                self._keep(value, writes, found)
+            for index, found in enumerate(self._emit(node, algorithm, operands)):
+                value = node.outputs[index]
+                shape = blocked_shape(value.type.shape, writes)
+                own = shape == algorithm.result_shape(node.spec, index)
+                self._keep(value, writes, found if own else relay.reshape(found, shape))
         return [self._read(value, PLAIN) for value in graph.outputs]
 
     def _keep(self, value: Value, layout: int, found: Any) -> None:

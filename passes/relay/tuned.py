@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,18 @@ import tvm
 from tvm import autotvm
 from tvm.autotvm.task.space import OtherOptionEntity, SplitEntity
 
-from joulec.passes.graph import Conv2d, NodeSpec
+from joulec.passes.graph import Conv2d, MatMul, NodeSpec
 from joulec.passes.module_errors import TuningRecordsError
-from joulec.passes.relay.algorithm import CONV_BLOCKED, DENSE, DEPTHWISE_BLOCKED, Config, Way, is_dense
+from joulec.passes.relay.algorithm import (
+    BATCHED,
+    CONV_BLOCKED,
+    DENSE,
+    DEPTHWISE_BLOCKED,
+    Config,
+    Way,
+    is_batched,
+    is_dense,
+)
 
 Workload = tuple[Any, ...]
 
@@ -38,7 +48,7 @@ class TuningRecords:
             if config is None:
                 continue
             tiles = dict(config)
-            if template in DENSE:
+            if template in (*DENSE, BATCHED):
                 yield template, config, 0, 0
             elif _divides(spec, tiles):
                 yield template, config, _inner(tiles["tile_ic"]), _inner(tiles["tile_oc"])
@@ -76,6 +86,12 @@ def _workloads(spec: NodeSpec) -> Iterator[tuple[str, Workload]]:
     elif is_dense(spec):
         for name in DENSE:
             yield name, (name, *tensors, None, dtype)
+    elif is_batched(spec):
+        assert isinstance(op, MatMul)
+        *lead, rows, columns = spec.results[0].shape
+        batch = math.prod(lead)
+        flat = [("TENSOR", (batch, *operand.type.shape[-2:]), operand.type.dtype) for operand in spec.operands[:2]]
+        yield BATCHED, (BATCHED, *flat, (batch, rows, columns), dtype, 0, int(op.transpose_b))
 
 
 def _config(found: Any) -> Config | None:

@@ -9,10 +9,10 @@ import pytest
 import tvm
 from tvm import autotvm
 
-from joulec.passes.graph import Conv2d, LocalResponseNorm, MatMul, NodeSpec, OperandSpec, TensorType
+from joulec.passes.graph import Conv2d, LocalResponseNorm, MatMul, NodeSpec, OperandSpec, Step, TensorType
 from joulec.passes.kernels.target import cpu_target
 from joulec.passes.module_errors import TuningRecordsError
-from joulec.passes.relay.algorithm import CONV_BLOCKED, RelayAlgorithm, algorithms_of
+from joulec.passes.relay.algorithm import BATCHED, CONV_BLOCKED, DEFAULT, RelayAlgorithm, algorithms_of
 from joulec.passes.relay.lower import compiled
 from joulec.passes.relay.tuned import tuning_records
 from joulec.profiler.roofline import Roofline
@@ -101,12 +101,25 @@ DENSE_LINE = record(
         ["tile_inner", "sp", [-1, 1]],
     ],
 )
+BATCHED_PRODUCT = spec_of(MatMul(), (2, 3, 8, 16), (2, 3, 16, 24), constant=2)
+BATCHED_LINE = record(
+    (
+        BATCHED,
+        ("TENSOR", (6, 8, 16), "float32"),
+        ("TENSOR", (6, 16, 24), "float32"),
+        (6, 8, 24),
+        "float32",
+        0,
+        0,
+    ),
+    [["tile_y", "sp", [-1, 4]], ["tile_x", "sp", [-1, 12]], ["tile_k", "sp", [-1, 8]]],
+)
 
 
 @pytest.fixture
 def log(tmp_path):
     path = tmp_path / "tuned.log"
-    path.write_text(f"{CONV_LINE}\n{DENSE_LINE}\n")
+    path.write_text(f"{CONV_LINE}\n{DENSE_LINE}\n{BATCHED_LINE}\n")
     return path
 
 
@@ -129,6 +142,50 @@ def test_records_of_matrix_products(log):
     assert len(others) == 2
     data, other = drawn(4, 24), drawn(10, 24)
     np.testing.assert_allclose(computed(DENSE, first, data, other), data @ other.T, rtol=1e-4, atol=1e-5)
+
+
+def test_records_of_batched_matrix_products(log):
+    records = tuning_records(log, TARGET.target)
+    first, *others = algorithms_of(BATCHED_PRODUCT, TARGET, ROOFLINE, records.ways(BATCHED_PRODUCT))
+    assert (first.implementation, dict(first.config)["tile_x"]) == (BATCHED, (-1, 12))
+    assert [other.implementation for other in others] == [DEFAULT]
+    left, right = drawn(2, 3, 8, 16), drawn(2, 3, 16, 24)
+    np.testing.assert_allclose(product(BATCHED_PRODUCT, first, left, right), left @ right, rtol=1e-4, atol=1e-5)
+
+
+def product(spec, way, *arrays):
+    """A matrix product with its epilogue, on operands in their own shapes."""
+    result = tvm.nd.empty(way.result_shape(spec, 0))
+    read = [tvm.nd.array(array.reshape(way.operand_shape(spec, index))) for index, array in enumerate(arrays)]
+    compiled(spec, way)(*read, result)
+    return result.numpy().reshape(spec.results[0].shape)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((2, 3, 8, 16), (2, 3, 16, 24)),
+        ((2, 1, 8, 16), (3, 16, 24)),
+        ((8, 16), (2, 3, 16, 24)),
+        ((1, 8, 16), (6, 16, 24)),
+        ((2, 8, 16), (16, 24)),
+        ((2, 3, 8, 16), (16, 24)),
+        ((8, 16), (16, 24)),
+    ],
+)
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_matrix_products_of_any_rank(left, right, transpose_b):
+    data, other = drawn(*left), drawn(*right)
+    plain = data @ other
+    bias, added = drawn(plain.shape[1 if plain.ndim == 4 else -1]), drawn(*plain.shape)
+    wanted = np.maximum(plain + (bias[:, None, None] if plain.ndim == 4 else bias) + added, 0)
+    given = [data, np.ascontiguousarray(other.swapaxes(-1, -2)) if transpose_b else other, bias, added]
+    types = [TensorType(array.shape) for array in given]
+    op = MatMul(transpose_b=transpose_b)
+    steps = (Step("bias"), Step("add"), Step("activation", "relu"))
+    spec = NodeSpec(op, tuple(OperandSpec(type, False) for type in types), steps, op.infer(types[:2]))
+    for way in algorithms_of(spec, TARGET, ROOFLINE):
+        np.testing.assert_allclose(product(spec, way, *given), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_records_that_are_active_around_the_pass(log):

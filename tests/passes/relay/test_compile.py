@@ -95,6 +95,54 @@ def test_several_variants_in_one_artifact(tmp_path):
     compiled.close()
 
 
+def attention_model(path, heads=2, width=16, rows=6):
+    """Attention written out, with a projection of three-dimensional rows behind it."""
+    rng = np.random.default_rng(2)
+    size = heads * width
+    kernels = {name: (rng.standard_normal((size, size)) / 4).astype("float32") for name in ("wq", "wk", "wv", "wo")}
+    constants = {
+        **kernels,
+        "bias": rng.standard_normal(size).astype("float32"),
+        "split": np.array([0, rows, heads, width], "int64"),
+        "merged": np.array([0, rows, size], "int64"),
+        "scale": np.array(width**-0.5, "float32"),
+    }
+    node = onnx.helper.make_node
+    nodes = []
+    for name, axes in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes += [
+            node("MatMul", ["x", f"w{name}"], [f"{name}1"]),
+            node("Reshape", [f"{name}1", "split"], [f"{name}2"]),
+            node("Transpose", [f"{name}2"], [name], perm=axes),
+        ]
+    nodes += [
+        node("MatMul", ["q", "k"], ["s"]),
+        node("Mul", ["s", "scale"], ["scaled"]),
+        node("Softmax", ["scaled"], ["p"], axis=-1),
+        node("MatMul", ["p", "v"], ["o"]),
+        node("Transpose", ["o"], ["turned"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["turned", "merged"], ["m"]),
+        node("MatMul", ["m", "wo"], ["projected"]),
+        node("Add", ["projected", "bias"], ["biased"]),
+        node("Add", ["biased", "x"], ["y"]),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", rows, size]) for name in ("x", "y")]
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "attention", ends[:1], ends[1:], weights)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_attention_is_lowered_by_relay(tmp_path):
+    path = attention_model(tmp_path / "attention.onnx")
+    compiled = joulec.compile(path, costs="model", batch_sizes=[2], budget=5, threads=1)
+    x = np.random.default_rng(1).standard_normal((2, 6, 32)).astype("float32")
+    np.testing.assert_allclose(compiled(x), reference(path, x), rtol=1e-4, atol=1e-4)
+    (entry,) = compiled.manifest.entries
+    assert not any(one.algorithm.startswith("onnx") for one in entry.assignment)
+    compiled.close()
+
+
 def test_a_session_runs_it():
     model, weights = dense_model()
     compiled = joulec.compile(model, costs="model", batch_sizes=[1, 4], threads=1)
