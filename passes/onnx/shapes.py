@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import onnx
 import onnx.helper
 
 from joulec.passes.graph import TensorType
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold
+from joulec.passes.onnx.places import Place
 from joulec.passes.onnx.program import Program, dimensions, title
+from joulec.passes.onnx.rebatching import Rebatching
+from joulec.passes.onnx.rows import Batched, prove
 
 Shapes = dict[str, tuple[int | str, ...]]
 
-_BAKED = {"Reshape": 1, "Expand": 1, "Resize": 3}
-"""Which operand of an operator states the shape of its result."""
+_ATTEMPTS = 24
+"""How many explanations of ambiguous shapes are tried."""
 
 _ACROSS = {"Softmax": 1, "LogSoftmax": 1, "Hardmax": 1}
 """Operators that work along an axis, with the default of that axis before opset 13."""
@@ -50,16 +52,29 @@ def fix(
     if all(isinstance(lead, int) for lead in leads):
         return _rebatched(program, shapes, batch)
     symbols = {lead for lead in leads if not isinstance(lead, int)}
+    if batch == 1:
+        return _folded(program, _led(shapes, 1, symbols))
     try:
-        result = _folded(program, _led(shapes, batch, symbols))
+        return _rebatched(program, _led(shapes, 1, symbols), batch)
     except ModelError as error:
-        try:
-            return _rebatched(program, _led(shapes, 1, symbols), batch)
-        except ModelError:
-            raise error from None
-    if result[2] == batch or batch == 1:
-        return result
-    return _rebatched(program, _led(shapes, 1, symbols), batch)
+        return _direct(program, _led(shapes, 1, symbols), _led(shapes, batch, symbols), batch, error)
+
+
+def _direct(
+    program: Program, single: Shapes, wanted: Shapes, batch: int, error: ModelError
+) -> tuple[Program, dict[str, TensorType], int | None]:
+    """The program for a batch that its file leaves open, where following the batch through the nodes failed.
+
+    Raises:
+        ModelError: `error`, where it does not take this batch, or its examples are not treated one by one.
+    """
+    try:
+        alone, result = _folded(program, single), _folded(program, wanted)
+        if result[2] == batch and prove(Batched(alone[0], alone[1], 1), Batched(result[0], result[1], batch), {}):
+            return result
+    except ModelError:
+        raise error from None
+    raise error
 
 
 def _asked(program: Program, asked: Mapping[str, Sequence[int]]) -> Shapes:
@@ -142,8 +157,8 @@ def _overridden(program: Program, shapes: Shapes) -> bool:
 
 
 def _rebatched(program: Program, shapes: Shapes, batch: int) -> tuple[Program, dict[str, TensorType], int | None]:
-    """The program for another batch; constants that state a shape with the old one are mended."""
-    _, before, old = _folded(program, shapes)
+    """The program for another batch; what states the old one is mended, and the result proven on random inputs."""
+    file, before, old = _folded(program, shapes)
     if old is None:
         leads = {
             value.name: before[value.name].shape[0]
@@ -155,58 +170,69 @@ def _rebatched(program: Program, shapes: Shapes, batch: int) -> tuple[Program, d
             f"{program.name}: inputs and outputs have no common leading dimension ({found}), so it cannot be set to "
             f"{batch}; export the model for that batch"
         )
-    mended = program.copy()
-    mended.nodes = [_mended(node, mended, before, old, batch) for node in program.nodes]
-    result = _folded(mended, {name: (batch, *shape[1:]) if shape else () for name, shape in shapes.items()})
-    _check_rows(result[0], before, result[1], old, batch)
-    return result
+    if old == batch:
+        return file, before, old
+    if not old:
+        raise ModelError(f"{program.name}: a batch of 0 cannot become {batch}; give shapes with --input-shapes")
+    wanted: Shapes = {name: (batch, *shape[1:]) if shape else () for name, shape in shapes.items()}
+    inputs = {name: (batch, *before[name].shape[1:]) if shape else () for name, shape in shapes.items()}
+    single = Batched(file, before, old)
+    failure: ModelError | None = None
+    for attempt in _attempts(program, before, old, batch):
+        try:
+            mended = attempt.walk(inputs)
+            result = _folded(mended, wanted)
+            _prove(single, Batched(result[0], result[1], batch), attempt.places)
+        except ModelError as error:
+            failure = failure or error
+        else:
+            return result
+    assert failure is not None
+    raise failure
 
 
-def _mended(
-    node: onnx.NodeProto, program: Program, before: Mapping[str, TensorType], old: int, batch: int
-) -> onnx.NodeProto:
-    place = _BAKED.get(node.op_type)
-    if place is None or len(node.input) <= place or node.input[place] not in program.constants:
-        return node
-    source, result = before.get(node.input[0]), before.get(node.output[0])
-    if node.input[0] in program.constants or source is None or result is None:
-        return node
-    if source.shape[:1] != (old,) or result.shape[:1] != (old,):
-        return node
-    target = f"{node.output[0]}/shape"
-    program.constants[target] = np.asarray((batch, *result.shape[1:]), np.int64)
-    fixed = onnx.NodeProto()
-    fixed.CopyFrom(node)
-    fixed.input[place] = target
-    return fixed
+def _attempts(program: Program, before: Mapping[str, TensorType], old: int, batch: int) -> Iterator[Rebatching]:
+    """Walks that take one explanation after the other where shapes have several, the likeliest first."""
+    choices: dict[int, int] = {}
+    for _ in range(_ATTEMPTS):
+        attempt = Rebatching(program, before, old, batch, choices)
+        yield attempt
+        following = next(
+            (
+                index
+                for index in sorted(attempt.options, reverse=True)
+                if choices.get(index, 0) + 1 < attempt.options[index]
+            ),
+            None,
+        )
+        if following is None:
+            return
+        choices = {index: choice for index, choice in choices.items() if index < following}
+        choices[following] = attempt.choices.get(following, 0) + 1
 
 
-def _check_rows(
-    program: Program, before: Mapping[str, TensorType], after: Mapping[str, TensorType], old: int, batch: int
-) -> None:
-    """Refuse a node that mixes rows, or does not pass the new batch on."""
-    batched = {value.name for value in program.inputs if after[value.name].shape}
-    for node in program.nodes:
-        if not batched.intersection(node.input):
-            continue
-        for name in node.output:
-            if not name:
-                continue
-            was, now = before.get(name), after.get(name)
-            passes_on = was is not None and now is not None and was.shape[:1] == (old,)
-            if was is None or now is None or not passes_on or now.shape != (batch, *was.shape[1:]) or _mixes(node, was):
-                raise ModelError(
-                    f"{program.name}: node '{title(node)}' ({node.op_type}) does not treat the leading dimension as a "
-                    f"batch, so {old} cannot become {batch}; export the model for that batch"
-                )
-            batched.add(name)
+def _prove(single: Batched, many: Batched, places: Mapping[str, Place]) -> None:
+    """Compare on random inputs; where the model takes none, by what is known of operators that mix examples.
+
+    Raises:
+        ModelError: examples are not treated one by one.
+    """
+    if prove(single, many, places):
+        return
+    for node in many.program.nodes:
+        place = places.get(node.input[0]) if node.input else None
+        if place is not None and _mixes(node, place, len(many.types[node.input[0]].shape)):
+            raise ModelError(
+                f"{many.program.name}: node '{title(node)}' ({node.op_type}) does not treat the leading dimension as a "
+                f"batch, so {single.batch} cannot become {many.batch}; export the model for that batch"
+            )
 
 
-def _mixes(node: onnx.NodeProto, result: TensorType) -> bool:
-    """Whether the node computes along the leading axis although its result keeps it."""
+def _mixes(node: onnx.NodeProto, place: Place, rank: int) -> bool:
+    """Whether the node computes along the batch although its result keeps it."""
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
     if node.op_type in _SEQUENCES:
-        return True
+        return place.axis != (0 if attributes.get("layout") else 1)
     if node.op_type not in _ACROSS:
         return False
-    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), _ACROSS[node.op_type])
-    return axis % len(result.shape) == 0
+    return bool(attributes.get("axis", _ACROSS[node.op_type]) % rank == place.axis)

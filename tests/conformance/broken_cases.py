@@ -35,10 +35,10 @@ class BrokenCase:
         return path
 
 
-def cases(count: int) -> list[BrokenCase]:
-    """Every kind of damage in turn."""
+def cases(count: int, begin: int = 0) -> list[BrokenCase]:
+    """Every kind of damage in turn, from a seed on."""
     kinds = [*MUTATIONS, "external weights"]
-    return [BrokenCase(seed, kinds[seed % len(kinds)]) for seed in range(count)]
+    return [BrokenCase(seed, kinds[seed % len(kinds)]) for seed in range(begin, begin + count)]
 
 
 def network(chance: random.Random) -> onnx.ModelProto:

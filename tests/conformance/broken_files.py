@@ -76,11 +76,12 @@ def main(argv: list[str] | None = None) -> int:
     """1 where a file ends in anything but a compiled model or one clear line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--begin", type=int, default=0, help="first seed, for slices")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds that a file may take")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    chosen = cases(options.count)
+    chosen = cases(options.count, options.begin)
     found = dict(
         run_all(
             partial(compile_file, limit_s=options.limit),

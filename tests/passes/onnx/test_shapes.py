@@ -93,10 +93,10 @@ def test_a_node_that_mixes_rows_is_named(make):
         helper.make_node("Reshape", ["u", "back"], ["y"]),
     ]
     model = make(nodes, {"x": (1, 3, 4)}, {"target": _i(3, 4), "back": _i(1, 4, 3)})
-    with pytest.raises(ModelError, match=r"node 'Reshape_t' \(Reshape\)|shapes do not fit"):
+    with pytest.raises(ModelError, match=r"output 'y' \[1, 4, 3\] of node 'Reshape_y' \(Reshape\) does not"):
         import_onnx(model, batch=2)
     across = make([helper.make_node("Softmax", ["x"], ["y"], name="across", axis=0)], {"x": (1, 3)})
-    with pytest.raises(ModelError, match=r"node 'across' \(Softmax\) does not treat the leading dimension as a batch"):
+    with pytest.raises(ModelError, match=r"node 'across' \(Softmax\) does not treat its examples one by one"):
         import_onnx(across, batch=2)
     summed = make([helper.make_node("ReduceSum", ["x", "axes"], ["y"], name="total")], {"x": (1, 3)}, {"axes": _i(0)})
     with pytest.raises(ModelError, match=r"node 'total' \(ReduceSum\)"):
