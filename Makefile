@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
-.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-energy bench-peers bench-pairs bench-policies bench-relay browser clean
+.PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-energy bench-peers bench-pairs bench-policies bench-relay browser docs clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -29,6 +29,11 @@ test-onnx: $(READY)
 # With this, and a Chromium on the path, `make test` opens the report's page in a browser.
 browser: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+
+# The documentation as a site, in site/; a broken link or an unknown name is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
@@ -78,4 +83,4 @@ $(RELAY_READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(RELAY_VENV) demo
+	rm -rf $(VENV) $(RELAY_VENV) demo site

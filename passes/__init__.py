@@ -5,9 +5,9 @@ if __name__ != "joulec.passes":
 
 
 def __getattr__(name: str) -> object:
-    """The back end ``relax`` on first use: it loads TVM."""
-    if name == "relax":
+    """The back ends ``relax`` and ``relay`` on first use: they load TVM."""
+    if name in ("relax", "relay"):
         import importlib
 
-        return importlib.import_module("joulec.passes.relax")
+        return importlib.import_module(f"joulec.passes.{name}")
     raise AttributeError(f"module 'joulec.passes' has no attribute {name!r}")

@@ -38,6 +38,12 @@ def test_adding_a_meter(monkeypatch, tmp_path):
         module.HwmonMeter(module.counter)
 
 
+def test_adding_an_objective(monkeypatch):
+    module = run_blocks("adding-an-objective.md", monkeypatch)
+    assert not module.objective.monotone
+    assert module.promised.monotone
+
+
 def test_adding_a_policy(monkeypatch):
     module = run_blocks("adding-a-policy.md", monkeypatch)
     assert module.outcome.throughput > 0

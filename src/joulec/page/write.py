@@ -130,6 +130,7 @@ def _batch(finding: Finding, entry: Mapping[str, Any]) -> dict[str, Any]:
         "after": draw(finding.best.graph, compared.rows, compared.after, after=True),
         "changed": changed,
         "frontier": [{"totals": plan.totals, "rules": _rules(plan, finding.origin)} for plan in finding.frontier],
+        "beaten": any(_beats(plan, finding.best) for plan in finding.frontier),
         "no_frontier": finding.no_frontier,
         "plot": frontier(finding, measured) if finding.frontier else "",
     }
@@ -140,6 +141,12 @@ def _rules(plan: Plan, origin: Plan) -> str:
     if plan.graph.key == origin.graph.key:
         return "none"
     return ", ".join(dict.fromkeys(rule for rule, _ in plan.applied)) or "found by parts: not kept"
+
+
+def _beats(plan: Plan, other: Plan) -> bool:
+    """Whether a plan is better in time and in energy, by more than rounding."""
+    ours, theirs = plan.totals, other.totals
+    return bool(ours.time_s < theirs.time_s * (1 - 1e-9) and ours.energy_j < theirs.energy_j * (1 - 1e-9))
 
 
 def _statuses(rows: Any) -> list[str]:
