@@ -1,8 +1,9 @@
-"""The command-line reference, written by Typer from the commands themselves."""
+"""What the site takes from the project itself: the command-line reference, by Typer, and the list of decisions."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -11,6 +12,14 @@ from typer.cli import get_docs_for_click
 from joulec.cli import app
 
 _PLACE = "<!-- commands -->"
+
+
+def on_config(config: Any) -> Any:
+    """Put the decisions at the end of the menu, in their order."""
+    folder = Path(config.docs_dir)
+    decisions = sorted(path.relative_to(folder).as_posix() for path in folder.glob("adr/*.md"))
+    config.nav.append({"Decisions": decisions})
+    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
