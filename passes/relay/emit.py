@@ -225,6 +225,8 @@ def _local_response_norm(op: LocalResponseNorm, result: TensorType, data: Any) -
 
 def _split(op: Split, block: int, data: Any) -> Exprs:
     size = block or 1
+    if 0 in op.sizes:
+        return [relay.strided_slice(data, [begin // size], [end // size], axes=[op.axis]) for begin, end in op.bounds]
     edges = [end // size for _, end in op.bounds[:-1]]
     if not edges:
         return [data]

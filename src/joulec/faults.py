@@ -19,6 +19,9 @@ Algorithms = Callable[[NodeSpec], Sequence[Algorithm]]
 Variant = Callable[[Graph, Mapping[Node, Choice], Mapping[str, _Array]], Sequence[_Array]]
 
 
+_NO_CULPRIT = "no single rule or algorithm is at fault: please report it with the model"
+
+
 def find_culprit(
     original: Graph,
     plan: Plan,
@@ -40,6 +43,8 @@ def find_culprit(
     Returns:
         A clause for the error message.
     """
+    if not plan.assignment:
+        return _NO_CULPRIT  # all was folded
     stages = [(list(steps), graph) for graph, steps in groupby(plan.applied, key=lambda step: step[1])]
     graphs = [original, *(graph for _, graph in stages)]
     choices = sorted({(node.spec.op.name, choice.algorithm.name) for node, choice in plan.assignment.items()})
@@ -59,7 +64,7 @@ def find_culprit(
     telling = next((given for given in inputs if not agrees(len(steps), given)), None)
     culprit = None if telling is None else first_fault(steps, lambda count: agrees(count, telling))
     if culprit is None:
-        return "no single rule or algorithm is at fault: please report it with the model"
+        return _NO_CULPRIT
     return f"{culprit} is at fault (leave an algorithm out with --exclude-algorithm)"
 
 

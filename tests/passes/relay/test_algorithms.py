@@ -9,7 +9,7 @@ import pytest
 import tvm
 from tvm import autotvm
 
-from joulec.passes.graph import Conv2d, LocalResponseNorm, MatMul, NodeSpec, OperandSpec, Step, TensorType
+from joulec.passes.graph import Conv2d, LocalResponseNorm, MatMul, NodeSpec, OperandSpec, Split, Step, TensorType
 from joulec.passes.kernels.target import cpu_target
 from joulec.passes.module_errors import TuningRecordsError
 from joulec.passes.relay.algorithm import BATCHED, CONV_BLOCKED, DEFAULT, RelayAlgorithm, algorithms_of
@@ -50,6 +50,16 @@ def test_local_response_normalisation_over_any_number_of_channels(size, shape):
     (way,) = algorithms_of(spec, TARGET, ROOFLINE)
     data = drawn(*shape)
     np.testing.assert_allclose(computed(spec, way, data), spec.op.evaluate(data)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_split_with_an_empty_part():
+    spec = spec_of(Split(1, (2, 0, 1)), (2, 3))
+    (*_, way) = algorithms_of(spec, TARGET, ROOFLINE)
+    data = drawn(2, 3)
+    results = [tvm.nd.empty(type.shape) for type in spec.results]
+    compiled(spec, way)(tvm.nd.array(data), *results)
+    for found, wanted in zip(results, np.split(data, [2, 2], axis=1), strict=True):
+        np.testing.assert_array_equal(found.numpy(), wanted)
 
 
 def record(workload, entity):
