@@ -118,7 +118,7 @@ def _anchor(spec: NodeSpec, algorithm: RelayAlgorithm, operands: Exprs) -> Exprs
         case Split():
             return _split(op, algorithm.reads, operands[0])
         case Reshape():
-            return [relay.reshape(operands[0], op.shape)]
+            return [relay.reshape(operands[0], op.shape, allowzero=True)]
         case Transpose():
             return [relay.transpose(operands[0], op.permutation)]
     raise EmitError(f"{spec.op} has no Relay form")

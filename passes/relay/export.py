@@ -97,7 +97,9 @@ class Exporter:
             assignment: the algorithm of every node of the graph.
         """
         body = _Body(self, {})
-        outputs = body.run(graph, assignment)
+        found = body.run(graph, assignment)
+        # the graph executor does not hand on what it was given without a copy
+        outputs = [relay.copy(one) if isinstance(one, relay.Var) else one for one in found]
         main = relay.Function([*body.inputs.values(), *body.weights.values()], relay.Tuple(outputs))
         module = relay.transform.InferType()(tvm.IRModule({**body.functions, relay.GlobalVar("main"): main}))
         self._entries.append(EntryPoint(function, tuple(body.weights), module, tuple(body.kernels)))
@@ -218,7 +220,7 @@ class _Body:
     def _emit(self, node: Node, algorithm: RelayAlgorithm, operands: list[Any]) -> list[Any]:
         op = node.op
         if isinstance(op, Reshape):
-            return [relay.reshape(operands[0], op.shape)]
+            return [relay.reshape(operands[0], op.shape, allowzero=True)]
         if isinstance(op, Opaque) and op.dialect == "onnx":
             digest = self.exporter.external(op)
             name = f"{kernel_name(node.spec, algorithm)}"

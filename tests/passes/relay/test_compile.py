@@ -191,3 +191,27 @@ def run_command(main, arguments):
         return ended.code
     finally:
         sys.argv = before
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted"),
+    [
+        ([("Identity", ["x"], {})], lambda x: x),
+        ([("Transpose", ["x"], {"perm": [0, 1]})], lambda x: x),
+        ([("Reshape", ["x", "shape"], {})], lambda x: x.reshape(1, 2, 3)),
+    ],
+)
+def test_models_that_compute_nothing(nodes, wanted):
+    made = [onnx.helper.make_node(kind, inputs, ["y"], **attributes) for kind, inputs, attributes in nodes]
+    x = np.arange(6, dtype="float32").reshape(2, 3)
+    graph = onnx.helper.make_graph(
+        made,
+        "nothing",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, wanted(x).shape)],
+        [onnx.numpy_helper.from_array(np.array([1, 2, 3]), "shape")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    with joulec.compile(model, costs="model", threads=1) as compiled:
+        np.testing.assert_array_equal(compiled(x), wanted(x))
+        np.testing.assert_array_equal(compiled(2 * x), wanted(2 * x))
