@@ -58,11 +58,32 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
         program = Program.of(_expanded(proto))
     except KeyError as error:
         raise ModelError(f"{where}: {error} is no element type that ONNX knows; export the model again") from error
+    _complete(program)
     try:
-        onnx.checker.check_model(program.skeleton())
+        onnx.checker.check_model(_shaped(program.skeleton()))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from error
     return program
+
+
+def _complete(program: Program) -> None:
+    """Give outputs for which the file states no type the one that follows from the nodes, as ONNX Runtime does."""
+    if all(value.type.WhichOneof("value") for value in program.outputs):
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(program.skeleton())
+    except onnx.shape_inference.InferenceError:
+        return  # the checker says what is missing
+    found = {value.name: value for value in inferred.graph.output}
+    program.outputs = [value if value.type.WhichOneof("value") else found[value.name] for value in program.outputs]
+
+
+def _shaped(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """For the checker, which wants a shape stated where inference or the user tells one."""
+    for value in (*skeleton.graph.input, *skeleton.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return skeleton
 
 
 def _expanded(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -40,7 +40,8 @@ class _Joulec:
 
     def profile(self, calls: int) -> list[dict[str, Any]]:
         """The steps of a call: name, algorithm, seconds, arithmetic and traffic."""
-        batch = self._arrays[0].shape[0]
+        sizes = self._model.batch_sizes
+        batch = sizes[0] if len(sizes) == 1 else self._arrays[0].shape[0]
         steps = self._model.profile(batch, repeats=calls, inputs=self._arrays)
         return [
             {

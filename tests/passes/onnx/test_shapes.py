@@ -155,3 +155,24 @@ def test_the_model_given_is_not_changed(make):
     before = model.SerializeToString(deterministic=True)
     import_onnx(model, batch=3)
     assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("unsaid", ["shape", "type"])
+def test_outputs_without_a_stated_shape_or_type(unsaid, make, run):
+    model = make([helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 3)})
+    model.graph.output[0].type.Clear()
+    if unsaid == "shape":
+        model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    imported = import_onnx(model)
+    assert [value.type.shape for value in imported.graph.outputs] == [(2, 3)]
+    x = _f(2, 3)
+    assert (run(imported.model, {"x": x})[0] == run(model, {"x": x})[0]).all()
+
+
+def test_an_input_without_a_stated_shape_takes_the_one_given(make):
+    model = make([helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 3)})
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert import_onnx(model, {"x": [4, 5]}).graph.outputs[0].type.shape == (4, 5)
+    with pytest.raises(ModelError, match="input 'x' has no shape; give one with --input-shapes"):
+        import_onnx(model)
