@@ -16,7 +16,7 @@ import onnx.shape_inference
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from joulec.passes.onnx.errors import ModelError, one_line
-from joulec.passes.onnx.program import Program
+from joulec.passes.onnx.program import Program, bodies
 
 _EXPANDED = frozenset(
     {
@@ -42,6 +42,7 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
     """
     proto = model if isinstance(model, onnx.ModelProto) else _read(Path(model))
     where = proto.graph.name if isinstance(model, onnx.ModelProto) else str(model)
+    _check_text(proto.graph, where)
     if not proto.graph.output or not proto.opset_import:
         raise ModelError(f"{where}: no ONNX model (it has no graph outputs or no opset); export it again")
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
@@ -61,9 +62,24 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
     _complete(program)
     try:
         onnx.checker.check_model(_shaped(program.skeleton()))
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from error
     return program
+
+
+def _check_text(graph: onnx.GraphProto, where: str) -> None:
+    """Refuse names that are no text: protobuf hands them out as bytes."""
+    values = (*graph.input, *graph.output, *graph.value_info)
+    names = [one.name for one in (*values, *graph.initializer)]
+    names += [dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+        for body in bodies(node):
+            _check_text(body, where)
+    strange = next((name for name in names if not isinstance(name, str)), None)
+    if strange is not None:
+        raise ModelError(f"{where}: the file is damaged: {strange!r} stands where a name should; export it again")
 
 
 def _complete(program: Program) -> None:
@@ -72,7 +88,7 @@ def _complete(program: Program) -> None:
         return
     try:
         inferred = onnx.shape_inference.infer_shapes(program.skeleton())
-    except onnx.shape_inference.InferenceError:
+    except (onnx.shape_inference.InferenceError, ValueError):
         return  # the checker says what is missing
     found = {value.name: value for value in inferred.graph.output}
     program.outputs = [value if value.type.WhichOneof("value") else found[value.name] for value in program.outputs]

@@ -61,6 +61,12 @@ class Program:
             ModelError: a weight's bytes do not fit its type.
         """
         graph = model.graph
+        absurd = next((tensor for tensor in graph.initializer if min(tensor.dims, default=0) < 0), None)
+        if absurd is not None:
+            raise ModelError(
+                f"{graph.name}: weight '{absurd.name}' has shape {list(absurd.dims)}; sizes are whole numbers from 0: "
+                "export the model again"
+            )
         try:
             constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
         except (ValueError, TypeError) as error:
@@ -138,6 +144,8 @@ class Program:
         except onnx.shape_inference.InferenceError as error:
             why = one_line(error)
             raise ModelError(f"{self.name}: shapes do not fit for inputs {self._shapes()}: {why}") from error
+        except ValueError as error:  # a type that there is not, or text that is none
+            raise ModelError(f"{self.name}: the model is damaged: {one_line(error)}; export it again") from error
         types = {name: TensorType(array.shape, str(array.dtype)) for name, array in self.constants.items()}
         types.update(_declared([*graph.input, *graph.value_info, *graph.output]))
         made = {name for node in self.nodes for name in node.output}
