@@ -87,7 +87,7 @@ class Computed(Weight):
 
     def value(self) -> Array:
         result = FUNCTIONS[self.function]([part.value() for part in self.parts], self.params)
-        return np.ascontiguousarray(result, dtype=self.type.dtype)
+        return np.asarray(result, dtype=self.type.dtype, order="C")  # ascontiguousarray gives a scalar an axis
 
 
 def literal(array: Array) -> Literal:

@@ -186,7 +186,7 @@ def _tensor_scatter(site: Site) -> Exprs | None:
             start = tirx.Cast("int64", starts[0][i[0]]) if starts else tirx.const(0, "int64")
             at = tirx.Cast("int64", i[axis]) - start
             if circular:
-                at = tirx.floormod(at, c(at, shape[axis]))
+                at = at + tirx.Select(at < c(at, 0), c(at, shape[axis]), c(at, 0))  # starts lie inside of the axis
             inside = tirx.all(at >= c(at, 0), at < c(at, new[axis]))
             return tirx.if_then_else(inside, update[tuple(at if d == axis else p for d, p in enumerate(i))], x[i])
 

@@ -122,23 +122,22 @@ def _conv_transpose(site: Site) -> Exprs | None:
         channel = te.reduce_axis((0, inner), "c")
         k = [te.reduce_axis((0, size), f"k{axis}") for axis, size in enumerate(kernel[2:])]
 
-        def one(*i: Any) -> Any:
-            moved = [i[2 + d] + before[d] - k[d] * dilations[d] for d in range(rank)]
+        def one(image: Any, group: Any, output: Any, *i: Any) -> Any:
+            moved = [i[d] + before[d] - k[d] * dilations[d] for d in range(rank)]
             at = [tirx.floordiv(moved[d], strides[d]) for d in range(rank)]
             inside = [
                 bound
                 for d in range(rank)
                 for bound in (moved[d] >= 0, tirx.floormod(moved[d], strides[d]) == 0, at[d] < shape[2 + d])
             ]
-            source = i[1] // per_group * inner + channel
-            value = tirx.if_then_else(tirx.all(*inside), x[(i[0], source, *at)], tirx.const(0, dtype_of(x)))
-            return te.sum(value * w[(source, i[1] % per_group, *k)], axis=[channel, *k])
+            source = group * inner + channel
+            value = tirx.if_then_else(tirx.all(*inside), x[(image, source, *at)], tirx.const(0, dtype_of(x)))
+            return te.sum(value * w[(source, output, *k)], axis=[channel, *k])
 
-        return te.compute(out, one)
+        return te.compute((out[0], groups, per_group, *out[2:]), one)
 
-    return [
-        _biased(site, site.te(whole, site.operands[0], site.operands[1]), site.operands[2] if site.has(2) else None)
-    ]
+    found = site.reshape(site.te(whole, site.operands[0], site.operands[1]), out)
+    return [_biased(site, found, site.operands[2] if site.has(2) else None)]
 
 
 def _einsum(site: Site) -> Exprs | None:

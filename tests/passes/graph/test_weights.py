@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulec.passes.graph import Concatenated, Literal, Padded, concatenated, literal, padded
+from joulec.passes.graph import Concatenated, Literal, Padded, concatenated, literal, padded, summed
 
 
 def arange(*shape: int, start: int = 0) -> Literal:
@@ -20,6 +20,12 @@ def test_equal_contents_are_equal_weights():
     assert arange(2, 3) != arange(2, 3, start=1)
     assert literal(np.zeros(2, "f")) != literal(np.zeros(4, "f2").view("f4")[:1].repeat(2).astype("f8"))
     assert literal(np.float32(2.0)).type.shape == ()
+
+
+def test_a_number_computed_from_numbers_has_no_axis():
+    total = summed((literal(np.float32(2.0)), literal(np.float32(0.5))))
+    assert total.value().shape == total.type.shape == ()
+    assert total.value() == 2.5
 
 
 def test_a_transposed_array_keeps_its_meaning():
