@@ -64,8 +64,6 @@ app = typer.Typer(
 )
 app.add_typer(database, name="db")
 app.add_typer(reproduce, name="reproduce")
-app.command()(simulate)
-app.command()(sweep)
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer keeps the base of its usage errors to itself
 
@@ -347,6 +345,10 @@ def run(
     if as_json:
         print_json(report)
     show_run(report)
+
+
+app.command()(sweep)
+app.command()(simulate)
 
 
 @app.command()

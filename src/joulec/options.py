@@ -101,6 +101,17 @@ class OptionError(ValueError):
     """An option's text that cannot be read."""
 
 
+def refuse_model(path: Path) -> None:
+    """Say what to do where a model stands in the place of an artifact.
+
+    Raises:
+        OptionError: the file is called as ONNX models are.
+    """
+    if path.suffix.lower() == ".onnx":
+        artifact = path.with_suffix(".joulec")
+        raise OptionError(f"{path} is an ONNX model: compile it first, e.g. joulec compile {path} -o {artifact}")
+
+
 def _require(holds: bool, name: str, wanted: str, value: object) -> None:
     if not holds:
         raise OptionError(f"{name} must be {wanted}, not {value!r}")

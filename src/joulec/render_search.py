@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from joulec.quantities import show_energy, show_time
 from joulec.render import console
@@ -30,16 +30,17 @@ def show_extras(report: Mapping[str, Any]) -> None:
 def _show_explained(batch: str, explained: Mapping[str, Any]) -> None:
     out = console()
     if "steps" in explained:
-        table = Table(f"batch {batch}", explained["objective"], "time", "energy", "saved", "saved time", "saved energy")
+        table = Table(
+            Column(f"batch {batch}", no_wrap=True),
+            *(explained["objective"], "saved", "time", "energy"),
+        )
         for step in explained["steps"]:
             table.add_row(
                 step["rule"],
                 f"{step['value']:.4g}",
+                f"{step['saved_value']:.3g}",
                 show_time(step["time_s"]),
                 show_energy(step["energy_j"]),
-                f"{step['saved_value']:.3g}",
-                show_time(step["saved_time_s"]),
-                show_energy(step["saved_energy_j"]),
             )
         out.print(table)
         return

@@ -22,6 +22,8 @@ CASES = {
     "empty model": (("optimize", "empty"), "empty: no ONNX model"),
     "missing model": (("compile", "missing.onnx", "-o", "out.joulec"), "missing.onnx: no such file"),
     "folder as model": (("profile", "folder"), "folder: cannot be read: Is a directory"),
+    "model to run": (("run", "{model}"), "is an ONNX model: compile it first, e.g. joulec compile"),
+    "model to sweep": (("sweep", "{model}"), "is an ONNX model: compile it first, e.g. joulec compile"),
     "missing output folder": ((*GOOD, "-o", "none/out.joulec"), "/none does not exist; create it"),
     "output in /proc": ((*GOOD, "-o", "/proc/out.joulec"), "cannot write /proc/out.joulec"),
     "folder as output": ((*GOOD, "-o", "folder"), "it exists and is not a file"),
