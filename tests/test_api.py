@@ -90,6 +90,14 @@ def test_what_was_chosen_is_told(model):
         assert [one.operator for one in entry.assignment][:2] == ["conv2d", "conv2d"]
 
 
+def test_progress_is_told_where_it_is_asked_for(path, capsys):
+    with joulec.compile(path, costs="model", measure=False, budget=0, progress=True):
+        told = capsys.readouterr().err
+    assert "batch 1: 0 graphs expanded" in told
+    with joulec.compile(path, costs="model", measure=False, budget=0):
+        assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 4, 7])
 def test_any_number_of_rows(model, path, x, rows):
     y = model(x[:rows])

@@ -20,6 +20,7 @@ def compile(
     objective: Any = "energy",
     batch_sizes: Sequence[int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Model:
     """Compile a model so that it costs the least under the objective.
@@ -30,6 +31,8 @@ def compile(
             (totals, totals of the original graph).
         batch_sizes: batch sizes to compile for; the model's own when omitted.
         input_shapes: shapes of inputs by name; needed for dynamic dimensions.
+        progress: say on standard error what is being done, as ``joulec compile`` does; a first compilation takes
+            minutes.
         **options: ``variants="frontier:3"``, ``report="found.html"`` and the other fields of
             `joulec.options.CompileOptions`.
 
@@ -40,19 +43,23 @@ def compile(
         ValueError: the model, the objective, the target or a bound cannot be honoured; the message says why.
         joulec.passes.verification.VerificationError: the result differs from the original; nothing is returned.
     """
+    from contextlib import nullcontext
+
     from joulec.compiler import compile_model
     from joulec.options import CompileOptions
+    from joulec.page import check_page, write_page
+    from joulec.render import Display
 
     chosen = CompileOptions(
         objective=objective, batch_sizes=batch_sizes, input_shapes=dict(input_shapes or {}), **options
     )
-    if chosen.report is None:
-        return compile_model(model, chosen).model
-    from joulec.page import check_page, write_page
-
-    check_page(chosen.report)
-    compiled = compile_model(model, chosen)
-    write_page(compiled, chosen, model if isinstance(model, str | os.PathLike) else type(model).__name__, chosen.report)
+    if chosen.report is not None:
+        check_page(chosen.report)
+    with Display() if progress else nullcontext() as display:
+        compiled = compile_model(model, chosen, display)
+    if chosen.report is not None:
+        name = model if isinstance(model, str | os.PathLike) else type(model).__name__
+        write_page(compiled, chosen, name, chosen.report)
     return compiled.model
 
 

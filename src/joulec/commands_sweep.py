@@ -75,9 +75,9 @@ def _show(report: Mapping[str, Any], plot: Path | None) -> None:
         *(["variant"] if several else []),
         "items/s",
         "ms/call",
-        f"max W ({source})",
-        f"mean W ({source})",
-        f"mJ/item ({source})",
+        f"max W\n({source})",
+        f"mean W\n({source})",
+        f"mJ/item\n({source})",
         "used",
     )
     for column in columns:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from joulec.costdb.cost import Cost, Measurement
 from joulec.externals import outside
@@ -276,7 +276,8 @@ def show_run(report: Mapping[str, Any]) -> None:
 
 def _show_profile(out: Console, profile: Mapping[str, Any]) -> None:
     """Time per operator, in the order in which they run."""
-    table = Table("operator", "algorithm", "time", "of all", "predicted", "GFLOP/s", "GB/s")
+    algorithm = Column("algorithm", overflow="fold")
+    table = Table("operator", algorithm, "time", "of all", "predicted", "GFLOP/s", "GB/s")
     for step in profile["steps"]:
         time_s = step["time_s"]
         table.add_row(

@@ -23,6 +23,11 @@ def run_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def test_adding_a_rule(monkeypatch):
+    module = run_blocks("adding-a-rule.md", monkeypatch)
+    assert module.match.nodes == (module.second, module.first)
+
+
 def test_adding_an_algorithm(monkeypatch):
     module = run_blocks("adding-an-algorithm.md", monkeypatch)
     assert len(module.kernel.schedules(module.node.spec, module.target)) == 2

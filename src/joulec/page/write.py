@@ -38,7 +38,9 @@ def check_page(path: str | os.PathLike[str]) -> None:
         import matplotlib  # noqa: F401
         import pygraphviz  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"--report needs what draws ({error}): pip install 'joulec[report]'") from error
+        raise ImportError(
+            f"--report needs Jinja2, matplotlib and pygraphviz ({error}): pip install 'joulec[report]'"
+        ) from error
     check_writable(path)
 
 
