@@ -24,6 +24,7 @@ ARTIFACT = FOLDER / "squeezenet.joulec"
 CAPS = FOLDER / "caps.csv"
 WATTS = FOLDER / "watts.toml"
 TIMELINE = FOLDER / "timeline.json"
+PAGE = FOLDER / "squeezenet.html"
 PICTURE = FOLDER / "timeline.svg"
 
 DURATION_S = 12
@@ -102,7 +103,7 @@ def main() -> None:
     # fmt: off
     joulec(
         "compile", str(MODEL), "-o", str(ARTIFACT), "--objective", "energy", "--batch-sizes", "1,2,4,8",
-        "--costs", str(FOLDER / "costs.db"),
+        "--search-time", "20s", "--costs", str(FOLDER / "costs.db"), "--report", str(PAGE),
     )
     meter, cap_w = choose_power()
     CAPS.write_text(f"t_s,cap_w\n0,{cap_w:.1f}\n{HALVED_FROM_S},{cap_w / 2:.1f}\n{HALVED_UNTIL_S},{cap_w:.1f}\n")

@@ -59,7 +59,11 @@ def compile(
         compiled = compile_model(model, chosen, display)
     if chosen.report is not None:
         name = model if isinstance(model, str | os.PathLike) else type(model).__name__
-        write_page(compiled, chosen, name, chosen.report)
+        try:
+            write_page(compiled, chosen, name, chosen.report)
+        except BaseException:
+            compiled.model.close()
+            raise
     return compiled.model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -403,6 +404,12 @@ def _with_explain(arguments: list[str]) -> list[str]:
     return full
 
 
+def _in_our_voice(message: str) -> str:
+    """What the parser says of a usage error, as other errors are said: the option first, no capital, no full stop."""
+    told = re.sub(r"^Invalid value for (?:argument )?'(.+?)'(?: / '.+?')?: ", r"\1: ", message).rstrip(".")
+    return told[:1].lower() + told[1:]
+
+
 def _run() -> int:
     """Parse the command line and carry it out; the exit code."""
     try:
@@ -414,5 +421,5 @@ def _run() -> int:
             error.show()
         else:
             where = error.ctx.command_path if error.ctx is not None else "joulec"
-            say_error(f"{error.format_message().rstrip('.')} (see {where} --help)")
+            say_error(f"{_in_our_voice(error.format_message())} (see {where} --help)")
         return USER_ERROR
