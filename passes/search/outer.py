@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from joulec.passes.graph import Graph, Node
 from joulec.passes.rules import Rule
 from joulec.passes.search.agenda import Agenda
+from joulec.passes.search.assignment import Picks, Problem
 from joulec.passes.search.choices import CostingError, CostSource, Options
-from joulec.passes.search.edges import EdgeCosts, edge_tables
+from joulec.passes.search.edges import EdgeCosts, EdgeTable, edge_tables
 from joulec.passes.search.expansion import Expander, State
 from joulec.passes.search.inner import Assignment, InnerSearch
 from joulec.passes.search.moves import Move, MoveFinder
-from joulec.passes.search.objective import Objective, ObjectiveError
+from joulec.passes.search.objective import Objective, ObjectiveError, as_objective
 from joulec.passes.search.pricing import Price, make_pricer
 from joulec.passes.search.results import Plan, SearchOptions, SearchResult, SearchStatistics
 from joulec.passes.search.totals import GraphFigures, Totals
@@ -24,6 +25,7 @@ _FINALISTS = 8
 _SOLVED = 256
 _CROWD = 4096
 _SMALL = 4096
+_TIME = as_objective("time")
 
 
 @dataclass
@@ -89,10 +91,10 @@ class OuterSearch:
                 raise CostingError(f"no algorithm with a known cost computes {node}")
         options = self._options(graph.nodes)
         figures = GraphFigures.of(graph)
-        origin = _fastest(options, figures)
+        origin, picks, edges = self._original(graph, options, figures)
         if self.objective.uses_energy and self.objective.vectorised and math.isnan(origin.energy_j):
             raise CostingError(f"the objective {self.objective.name} needs energies, and the costs at hand have none")
-        fastest = InnerSearch(self.objective, origin, "none").solve(options, figures)
+        fastest = Problem(options, edges, figures, self.objective, origin).assignment(picks)
         if math.isnan(fastest.value):
             raise ObjectiveError(f"the objective {self.objective.name} has no value for the original graph")
         self._inner = InnerSearch(
@@ -111,6 +113,15 @@ class OuterSearch:
         return SearchResult(
             self._plan(start, fastest), self._plan(state, assignment), self.statistics, assignment.excess == 0.0
         )
+
+    def _original(
+        self, graph: Graph, options: Sequence[Options], figures: GraphFigures
+    ) -> tuple[Totals, Picks, Sequence[EdgeTable]]:
+        """Totals and picks of the original's fastest assignment, what stands on edges included."""
+        edges = edge_tables(graph, options, self.costs)
+        search = InnerSearch(_TIME, Totals(1.0, 1.0), "exact" if edges else "none")
+        fastest = search.solve(options, figures, edges)
+        return fastest.totals, fastest.picks, edges
 
     def _explore(self, start: PricedState, began: float) -> list[PricedState]:
         """Algorithm 1.
@@ -242,9 +253,3 @@ class OuterSearch:
         chosen = tuple(of.choices[pick] for of, pick in zip(options, assignment.picks, strict=True))
         applied, path = state.applied(), state.path()
         return Plan(graph, chosen, assignment.totals, assignment.optimal, applied, path, assignment.gap)
-
-
-def _fastest(options: Sequence[Options], figures: GraphFigures) -> Totals:
-    """Totals under the fastest algorithm of every node."""
-    points = [of.cheapest_point(1.0, 0.0) for of in options]
-    return figures.totals(math.fsum(time for time, _ in points), math.fsum(energy for _, energy in points))

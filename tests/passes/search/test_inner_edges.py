@@ -106,3 +106,11 @@ def test_the_outer_search_counts_edges(toy, linked):
     assert [rule for rule, _ in result.best.applied] == ["exp-to-tanh"]
     assert result.best.totals.energy_j == 7.0
     assert result.best.optimal
+
+
+def test_the_original_is_counted_with_its_edges(toy, linked):
+    """Its fastest operators by themselves are not its fastest assignment."""
+    linked.table = {"relu": [(1, 1)], "exp": [(4, 4), (3, 3)]}
+    search = OuterSearch((), linked, as_objective("time"), SearchOptions())
+    result = search.run(toy.chain("relu", "exp", "relu"))
+    assert result.origin.totals.time_s == result.best.totals.time_s == 6.0
