@@ -121,12 +121,12 @@ def compile(
         frontend=None if frontend is None else frontend.value, tuning_records=tuning_records, variants=variants,
         report=report,
     )  # fmt: skip
-    from joulec.compiler import compile_model
     from joulec.page import check_page, write_page
-    from joulec.render import Display, show_compiled
 
     if report is not None:
         check_page(report)
+    from joulec.compiler import compile_model
+    from joulec.render import Display, show_compiled
 
     with Display() as display:
         compiled = compile_model(model, options, display)

@@ -109,11 +109,15 @@ def test_figures_are_those_of_the_report_and_sources_are_told(page, reported):
     assert reported.report["verified"]["reference"] in told
 
 
-def test_python_writes_the_page_too(reported, tmp_path):
-    options = {"costs": "model", "measure": False}
-    with package.compile(reported.model, report=tmp_path / "page.html", **options) as model:
+def test_python_writes_the_page_too_and_draws_a_graph_that_did_not_change_once(tmp_path):
+    product_model(tmp_path / "product.onnx")
+    options = {"costs": "model", "measure": False, "report": tmp_path / "page.html"}
+    with package.compile(tmp_path / "product.onnx", **options) as model:
         assert model.batch_sizes == (1,)
-    assert "Batch 1" in Outline((tmp_path / "page.html").read_text(encoding="utf-8")).headings
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Batch 1" in Outline(text).headings
+    assert text.count('class="picture"') == 1
+    assert "No substitution paid" in text
 
 
 @pytest.mark.parametrize(
@@ -141,15 +145,6 @@ def test_a_missing_library_is_named_with_its_extra(joulec):
     done = joulec.python(["-c", code])
     assert done.returncode == 2
     assert "pip install 'joulec[report]'" in done.stderr
-
-
-def test_a_graph_without_substitutions_is_drawn_once(joulec):
-    product_model(joulec.folder / "p.onnx")
-    done = joulec("compile", "p.onnx", "-o", "p.joulec", *UNMEASURED, "--report", "p.html")
-    assert done.returncode == 0, done.stderr
-    text = (joulec.folder / "p.html").read_text(encoding="utf-8")
-    assert text.count('class="picture"') == 1
-    assert "No substitution paid" in text
 
 
 @pytest.mark.skipif(
