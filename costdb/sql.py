@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC
 from itertools import islice
 from pathlib import Path
@@ -89,8 +91,9 @@ class SqlStore(CostStore):
         """See `CostStore.get_many`."""
         by_id = {key.id: key for key in keys}
         query, ids = lookup(self._engine.dialect.name, sorted(by_id))
-        found = self._run(self._reader, lambda session: session.connection().execute(query, ids).all())
-        return {by_id[row[0]]: outcome_of(*row[1:]) for row in found}
+        with _uncollected():
+            found = self._run(self._reader, lambda session: session.connection().execute(query, ids).all())
+            return {by_id[row[0]]: outcome_of(*row[1:]) for row in found}
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:
         """See `CostStore.put_many`.
@@ -237,6 +240,18 @@ class SqlStore(CostStore):
         trouble = None if self._file is None else self._file.trouble()
         if trouble is not None:
             raise FileLostError(f"cost database {self.name} {trouble}")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: thousands of rows, none of them garbage, would have it walk the whole process."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _kept(error: CostStoreError, journal: Journal, measurements: Sequence[Measurement]) -> CostStoreError:

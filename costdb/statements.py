@@ -12,17 +12,23 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from joulec.costdb.models import LOOKUP_INDEX, LOOKUP_NAMES, CostRow, SupersededRow
 
-_OUTCOMES = (
-    f"SELECT c.id, {', '.join(f'c.{name}' for name in LOOKUP_NAMES)}, CASE WHEN c.failure_kind IS NOT NULL THEN "
-    f"(SELECT failed.failure_reason FROM {CostRow.__tablename__} AS failed WHERE failed.id = c.id) END "
-)
+
+
+def _outcomes(place: str) -> str:
+    """The columns of an outcome. A failure's reason stands in the table alone, where the row is found by its place."""
+    return (
+        f"SELECT c.id, {', '.join(f'c.{name}' for name in LOOKUP_NAMES)}, CASE WHEN c.failure_kind IS NOT NULL THEN "
+        f"(SELECT failed.failure_reason FROM {CostRow.__tablename__} AS failed WHERE failed.{place} = c.{place}) END "
+    )
+
+
 _LOOKUP = {
     # SQLite would take the primary key's index, being unique, and then fetch every row.
     "sqlite": text(
-        f"{_OUTCOMES} FROM json_each(:ids) AS asked "
+        f"{_outcomes('rowid')} FROM json_each(:ids) AS asked "
         f"CROSS JOIN {CostRow.__tablename__} AS c INDEXED BY {LOOKUP_INDEX} WHERE c.id = asked.value"
     ),
-    "postgresql": text(f"{_OUTCOMES} FROM {CostRow.__tablename__} AS c WHERE c.id = ANY(:ids)"),
+    "postgresql": text(f"{_outcomes('id')} FROM {CostRow.__tablename__} AS c WHERE c.id = ANY(:ids)"),
 }
 
 
