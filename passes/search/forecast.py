@@ -27,6 +27,8 @@ from joulec.passes.search.objective import Objective
 from joulec.passes.search.outer import OuterSearch, PricedState
 from joulec.passes.search.totals import GraphFigures
 
+HEAT = 4
+"""Rivals that are measured together: one more costs a quarter of the fastest known one, which runs along each time."""
 _KINDS: tuple[slice, ...] = (slice(2), slice(1), slice(1, 2), slice(0))
 """From which measurements a ratio is taken, the most alike first: (operator, family), operator, family, all."""
 
@@ -157,7 +159,8 @@ def most_valuable(costs: MeasuredCosts, graphs: Sequence[Graph], how: Callable[[
         how: the search with the estimates, one for each graph.
 
     Returns:
-        Candidates that may save something by the estimates; the search itself asks for all else that it needs.
+        Candidates that may save something by the estimates, rivals in heats of `HEAT`; the search itself asks for all
+        else that it needs.
     """
     estimates = EstimatedCosts(costs)
     estimates.calibrate(costs.counts)
@@ -168,7 +171,17 @@ def most_valuable(costs: MeasuredCosts, graphs: Sequence[Graph], how: Callable[[
         for spec, saving in scout.worth.items():
             _add(worth, estimates, dict.fromkeys(costs.entries([spec]), saving))
         _add(worth, estimates, _own_savings(estimates, scout.objective, graph))
-    return sorted((entry for entry in worth if worth[entry] > 0), key=lambda entry: (-worth[entry], str(entry.key)))
+    return _in_heats({entry: saving for entry, saving in worth.items() if saving > 0})
+
+
+def _in_heats(worth: Mapping[Entry, float]) -> list[Entry]:
+    """Rivals a few at a time, so that they take turns with each other; the heat of the greatest mean worth first."""
+    rivals: dict[NodeSpec, list[Entry]] = defaultdict(list)
+    for entry in sorted(worth, key=lambda entry: (-worth[entry], str(entry.key))):
+        rivals[entry.spec].append(entry)
+    heats = [some[begin : begin + HEAT] for some in rivals.values() for begin in range(0, len(some), HEAT)]
+    heats.sort(key=lambda heat: -math.fsum(worth[entry] for entry in heat) / len(heat))
+    return [entry for heat in heats for entry in heat]
 
 
 def _add(worth: dict[Entry, float], estimates: EstimatedCosts, savings: Mapping[Entry, float]) -> None:

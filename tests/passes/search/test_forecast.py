@@ -56,6 +56,16 @@ def test_share_times_possible_saving_orders_the_other_algorithms(plan):
     assert order == ["r2", "r3", "t2", "t3"]  # 8/2, 8/3, 3/2, 2.5/3; e2 can only lose
 
 
+def test_rivals_come_in_heats_by_what_a_heat_is_worth_on_average(plan):
+    """So that they take turns with each other: four of relu's, then tanh's, then relu's last."""
+    table = {
+        "relu": (Fake("r1", 1.0), *(Fake(f"r{place}", 2.0) for place in range(2, 7))),
+        "tanh": (Fake("t1", 1.0), Fake("t2", 17.0)),
+    }
+    _, order = plan(("relu", "tanh"), table, {"r1": (10.0, 1.0), "t1": (20.0, 1.0)})
+    assert order == ["r2", "r3", "r4", "r5", "t2", "r6"]  # 8/2 … 8/5; 3/2; 8/6
+
+
 def test_an_operator_counts_as_often_as_it_occurs(plan):
     table = {"relu": (Fake("r1", 1.0), Fake("r2", 1.0)), "tanh": (Fake("t1", 1.0), Fake("t2", 1.0))}
     _, order = plan(("relu", "tanh", "tanh", "tanh"), table, {"r1": (10.0, 1.0), "t1": (5.0, 1.0)})
