@@ -40,6 +40,8 @@ from joulec.profiler.roofline import cpu_roofline
 from joulec.profiler.sharing import turn
 
 ROOFLINE_COSTS = "model"
+_MOST_BUILDERS = 4
+"""Workers that build candidates at the same time, at most: each holds the compiler and operands of its own."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ class Workbench:
                 protocol=protocol,
                 threads=self.target.threads,
                 limits=Limits(memory_bytes=worker_memory_bytes()),
+                builders=min(self.target.threads, _MOST_BUILDERS),
             )
 
         def wanted(candidate: Candidate) -> bool:

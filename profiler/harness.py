@@ -1,9 +1,10 @@
-"""Measuring candidates in a worker process that may crash, hang or run out of memory."""
+"""Measuring candidates in worker processes that may crash, hang or run out of memory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -29,12 +30,13 @@ MOST_LIVE = 16
 
 
 class Harness:
-    """Builds and times candidates in one worker process, and keeps each outcome the moment it is known.
+    """Builds and times candidates in worker processes, and keeps each outcome the moment it is known.
 
-    The worker stays between calls of `measure`, so that it loads the compiler once. The candidates of one call are all
-    built, and then timed in turns: nothing ever runs beside a timing. A worker that crashed, hung or ran out of memory,
-    or whose candidate failed while running, is replaced, and the candidates that are left are built again in the new
-    one; what was seen of them is here and not lost. Use as a context manager, from one thread.
+    Workers stay between calls of `measure`, so that they load the compiler once. The candidates of one call are all
+    built, by several workers at a time where that is allowed, and then timed in turns: nothing ever runs beside a
+    timing. A worker that crashed, hung or ran out of memory, or whose candidate failed while running, is replaced, and
+    its candidates that are left are built again in the new one; what was seen of them is here and not lost. Use as a
+    context manager, from one thread.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Harness:
         limits: Limits | None = None,
         paths: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        builders: int = 1,
     ) -> None:
-        """Prepare; the worker starts when the first candidate comes.
+        """Prepare; a worker starts when the first candidate comes.
 
         Args:
             store: where outcomes go, one by one.
@@ -59,6 +62,7 @@ class Harness:
             paths: folders in which the worker looks for modules before all others.
             environment: variables of the worker that take precedence over this process's and over those that set the
                 number of threads.
+            builders: workers that build at the same time. A sensor is opened by one process, so with one it is one.
         """
         self._store = store
         self._meter_factory = meter_factory
@@ -67,7 +71,7 @@ class Harness:
         self._limits = limits or Limits()
         self._paths = tuple(paths)
         self._environment = dict(environment or {})
-        self._worker: WorkerProcess | None = None
+        self._workers: list[WorkerProcess | None] = [None] * max(builders, 1)
         self._floor: Floor | None = None
 
     def measure(
@@ -139,28 +143,50 @@ class Harness:
                 outcomes.keep([Measurement(candidate.key, failure, here())])
 
         stands: list[RemoteStand] = []
+        wanted: list[Candidate] = []
         for candidate in candidates:
-            if keep_going is not None and not keep_going(candidate):
-                continue
-            self._check_source(candidate)
-            stand = RemoteStand(candidate, len(stands), self._ready_worker, self.close)
-            try:
-                stand.build()
-            except CandidateFailed as error:
-                failed(candidate, error.failure)
-            else:
-                stands.append(stand)
+            if keep_going is None or keep_going(candidate):
+                wanted.append(candidate)
+            if wanted and len(wanted) == self._slots():
+                stands += self._build(wanted, len(stands), failed)
+                wanted = []
+        stands += self._build(wanted, len(stands), failed)
         if isinstance(self._protocol, Adaptive):
             self._race(self._protocol, stands, outcomes, failed, rivalry)
         else:
             for stand in stands:
                 self._whole(stand, outcomes, failed)
-        if self._worker is not None:
-            self._worker.drop()
+        for worker in filter(None, self._workers):
+            worker.drop()
         return again
 
+    def _slots(self) -> int:
+        """How many workers build at once."""
+        return len(self._workers) if self._ready_worker(0).gauge.constants is not None else 1
+
+    def _build(
+        self, candidates: Sequence[Candidate], number: int, failed: Callable[[Candidate, Failure], None]
+    ) -> list[RemoteStand]:
+        """Candidates built at the same time, each by a worker of its own; those that could be."""
+        stands = []
+        for slot, candidate in enumerate(candidates):
+            self._check_source(candidate)
+            ready, end = partial(self._ready_worker, slot), partial(self._end, slot)
+            stands.append(RemoteStand(candidate, number + slot, ready, end))
+        for stand in stands:
+            stand.begin_build()
+        built = []
+        for stand in stands:
+            try:
+                stand.finish_build()
+            except CandidateFailed as error:
+                failed(stand.candidate, error.failure)
+            else:
+                built.append(stand)
+        return built
+
     def _check_source(self, candidate: Candidate) -> None:
-        source = self._ready_worker().gauge.source
+        source = self._ready_worker(0).gauge.source
         if candidate.key.energy_source != source:
             raise HarnessError(
                 f"{candidate.label}: its key is for energy from {candidate.key.energy_source}, "
@@ -177,7 +203,7 @@ class Harness:
     ) -> None:
         if not stands:
             return
-        gauge = self._ready_worker().gauge
+        gauge = self._ready_worker(0).gauge
         floor = self._floor = self._floor or Floor(gauge.idle_w)
         known = {stand.candidate.key: () if rivalry is None else rivalry.known(stand.candidate) for stand in stands}
         entrants = {
@@ -215,22 +241,31 @@ class Harness:
             outcomes.keep([Measurement(stand.candidate.key, cost, self._circumstances())])
 
     def _circumstances(self) -> Mapping[str, str]:
-        if self._worker is None:
+        worker = self._workers[0]
+        if worker is None:
             return here()
         try:
-            return self._worker.circumstances()
+            return worker.circumstances()
         except CandidateFailed:  # it died idle: nothing that was measured is any the worse for it
-            self.close()
+            self._end(0)
             return here()
 
-    def _ready_worker(self) -> WorkerProcess:
-        if self._worker is not None and not self._worker.usable():
-            self.close()
-        if self._worker is None:
-            self._worker = WorkerProcess(
-                self._meter_factory, self._protocol, self._limits, self._worker_environment(), self._paths
-            )
-        return self._worker
+    def _ready_worker(self, slot: int) -> WorkerProcess:
+        worker = self._workers[slot]
+        if worker is not None and worker.usable():
+            return worker
+        self._end(slot)
+        started = WorkerProcess(
+            self._meter_factory, self._protocol, self._limits, self._worker_environment(), self._paths
+        )
+        self._workers[slot] = started
+        return started
+
+    def _end(self, slot: int) -> None:
+        """End a worker; whoever needs it next starts another."""
+        worker, self._workers[slot] = self._workers[slot], None
+        if worker is not None:
+            worker.kill()
 
     def _worker_environment(self) -> Mapping[str, str]:
         threads = str(self._threads)
@@ -244,17 +279,16 @@ class Harness:
         }
 
     def close(self) -> None:
-        """End the worker; the next `measure` starts another."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.kill()
+        """End the workers; the next `measure` starts others."""
+        for slot in range(len(self._workers)):
+            self._end(slot)
 
     def __enter__(self) -> Self:
-        """Return the harness; leaving the context ends its worker."""
+        """Return the harness; leaving the context ends its workers."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the worker."""
+        """End the workers."""
         self.close()

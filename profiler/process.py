@@ -164,16 +164,29 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def build(self, stand: int, candidate: Candidate) -> float:
-        """Build a candidate and put it on a stand; returns the seconds per call of the loop around it.
+        """Build a candidate and put it on a stand; see `begin_build` and `built`."""
+        self.begin_build(stand, candidate)
+        return self.built(candidate)
+
+    def begin_build(self, stand: int, candidate: Candidate) -> None:
+        """Have a candidate built; nothing else may be asked of this worker before `built`.
+
+        Raises:
+            HarnessError: the payload cannot be sent.
+        """
+        payload = _pickled(candidate.payload, f"the payload of {candidate.label}")
+        self._tail.forget()
+        with suppress(BrokenPipeError):  # `built` finds out what became of the worker
+            self._channel.send(Build(stand, candidate.builder, payload, candidate.work))
+
+    def built(self, candidate: Candidate) -> float:
+        """Wait until it is built; returns the seconds per call of the loop around it.
 
         Raises:
             CandidateFailed: it cannot be built.
             HarnessError: the builder or its payload cannot be loaded.
         """
-        payload = _pickled(candidate.payload, f"the payload of {candidate.label}")
-        self._tail.forget()
-        order = Build(stand, candidate.builder, payload, candidate.work)
-        answer = self._ask(order, "building", self._limits.build_s, self._limits.build_s)
+        answer = self._answer("building", self._limits.build_s, self._limits.build_s)
         if not isinstance(answer, Built):
             raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
         return answer.overhead_s
@@ -213,15 +226,19 @@ class WorkerProcess:
         return answer.value
 
     def _ask(self, order: Order, doing: str, limit_s: float, said_s: float) -> object:
+        with suppress(BrokenPipeError):
+            self._channel.send(order)
+        return self._answer(doing, limit_s, said_s)
+
+    def _answer(self, doing: str, limit_s: float, said_s: float) -> object:
         """The worker's answer; what its silence means is raised, and so is a failure that it tells."""
         try:
-            self._channel.send(order)
             answer = self._channel.receive(limit_s, self._alive)
         except TimeoutError:
             self.kill()
             reason = _joined(f"{doing} took longer than {said_s:g} s", self._tail.text())
             raise CandidateFailed(Failure("timeout", reason)) from None
-        except (EOFError, BrokenPipeError):
+        except EOFError:
             raise CandidateFailed(self._crash(doing)) from None
         self._raise_if_broken(answer)
         if isinstance(answer, Failed):

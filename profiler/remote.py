@@ -41,20 +41,34 @@ class RemoteStand:
         return self.candidate.work
 
     def build(self) -> None:
-        """Build it in the present worker.
+        """Build it in the present worker; see `begin_build` and `finish_build`."""
+        self.begin_build()
+        self.finish_build()
+
+    def begin_build(self) -> None:
+        """Have it built in the present worker, which may be asked nothing else before `finish_build`.
+
+        Raises:
+            HarnessError: the worker cannot start, or the payload cannot be sent.
+        """
+        self._worker = self._ready()
+        self._worker.begin_build(self._number, self.candidate)
+
+    def finish_build(self) -> None:
+        """Wait until it is built.
 
         Raises:
             CandidateFailed: it cannot be built.
-            HarnessError: the worker cannot start, or the builder or its payload cannot be loaded.
+            HarnessError: the builder or its payload cannot be loaded.
         """
-        worker = self._ready()
+        assert self._worker is not None
         try:
-            self.overhead_s = worker.build(self._number, self.candidate)
+            self.overhead_s = self._worker.built(self.candidate)
         except CandidateFailed as failed:
+            self._worker = None
             if failed.failure.kind != "build":
                 self._end()
             raise
-        self._worker = worker
 
     def warm_up(self, seconds: float) -> float:
         """See `joulec.profiler.stand.Stand.warm_up`."""

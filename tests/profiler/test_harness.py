@@ -215,6 +215,38 @@ def test_a_crash_in_a_race_costs_the_others_nothing_but_a_new_worker(make_harnes
     assert [found[other.key].time_s >= 1e-4 * n for n, other in enumerate(others, 1)] == [True, True]
 
 
+def _beside(make_candidate, folder, limit_s, source="estimated"):
+    files = [str(folder / name) for name in "ab"]
+    payloads = [(*files, limit_s), (*reversed(files), limit_s)]
+    return [make_candidate("builds_beside_another", payload, source=source) for payload in payloads]
+
+
+def test_several_workers_build_at_once_and_take_turns_running(make_harness, make_candidate, tmp_path):
+    log = tmp_path / "log"
+    harness = make_harness(builders=2)
+    found = harness.measure(_beside(make_candidate, tmp_path, 20.0))
+    assert [type(m.outcome) for m in found] == [Cost, Cost]
+    assert (tmp_path / "a").read_text() != (tmp_path / "b").read_text()
+    assert len(harness.measure([make_candidate("noting", (str(log), name)) for name in "abc"])) == 3
+    order = "".join(name for name, _ in itertools.groupby(log.read_text()))
+    assert order.startswith("abc" + "abc" + "ba"), "warmed up, forth and back"
+
+
+def test_a_sensor_is_opened_by_one_worker(make_harness, make_candidate, fakes, tmp_path):
+    found = make_harness(fakes.CountingMeter, builders=2).measure(_beside(make_candidate, tmp_path, 0.1, "rapl"))
+    assert sorted(type(m.outcome).__name__ for m in found) == ["Cost", "Failure"], "the second finds the first's file"
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+
+
+@pytest.mark.parametrize("function", ["noisy_crash", "crashes_later", "fails_to_build"])
+def test_what_befalls_one_of_several_workers_is_no_other_candidates_fault(make_harness, make_candidate, function):
+    bad = make_candidate(function, "no")
+    others = [make_candidate("busy", 1e-4 * n) for n in (1, 2, 3)]
+    found = {m.key: m.outcome for m in make_harness(builders=2).measure([others[0], bad, *others[1:]])}
+    assert found[bad.key].kind == ("build" if function == "fails_to_build" else "crash")
+    assert [found[other.key].time_s >= 1e-4 * n for n, other in enumerate(others, 1)] == [True] * 3
+
+
 def test_equal_keys_are_measured_once(make_harness, make_candidate):
     candidate = make_candidate("busy", 1e-5)
     assert len(make_harness().measure([candidate, dataclasses.replace(candidate, label="again")])) == 1

@@ -177,6 +177,18 @@ def writes_outside(_):
     return _Acting(_writes_outside)
 
 
+def builds_beside_another(payload):
+    """Is built only if the other is being built at the same time; notes its process."""
+    mine, other, limit_s = payload
+    Path(mine).write_text(str(os.getpid()))
+    end_s = time.monotonic() + limit_s
+    while not Path(other).exists():
+        if time.monotonic() > end_s:
+            raise ValueError("alone")
+        time.sleep(0.005)
+    return Busy(1e-4)
+
+
 def fails_until(file):
     """Fails to build until the file is there."""
     if not Path(file).exists():
