@@ -244,7 +244,7 @@ class SqlStore(CostStore):
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: thousands of rows, none of them garbage, would have it walk the whole process."""
+    """No garbage collection meanwhile: thousands of new rows would have it walk the whole process again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

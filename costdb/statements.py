@@ -13,7 +13,6 @@ from sqlalchemy.orm import InstrumentedAttribute
 from joulec.costdb.models import LOOKUP_INDEX, LOOKUP_NAMES, CostRow, SupersededRow
 
 
-
 def _outcomes(place: str) -> str:
     """The columns of an outcome. A failure's reason stands in the table alone, where the row is found by its place."""
     return (
