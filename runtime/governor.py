@@ -325,6 +325,7 @@ class Governor:
             latency_s=window.longest_s,
             sensor_window_s=self._metering.window_s,
             age_s=window.age_s,
+            whole=True,
         )
         decision = self._policy.step(telemetry, cap_w)
         if self.throttled:

@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from joulec.runtime.policies.protocol import Decision, Predictions, Space, State, Telemetry
 from joulec.runtime.policies.surrogate import Floats, Surrogate
-from joulec.runtime.policies.visit import SHORT, Noise, Visit
+from joulec.runtime.policies.visit import SHORT, SOLID, Noise, Visit
 
 _POWER, _TIME = 0, 1  # rows of what is believed
 _SURE = 3.0  # standard deviations of what is not known of a configuration, before it is chosen
 _SCATTER = 1.6  # of a reading, before it is chosen
 _SCATTER_STAY = 1.3  # of the same, while it stays: the difference is the hysteresis
-_SCATTER_DROP = 2.5  # of the same, where the cap has fallen
+_SCATTER_DROP = 3.3  # of the same, where the cap has fallen
 _UNLIKELY = -2.1  # standard deviations beneath the cap: of keeping to it the chance is 3%, the least for a try
 _GAIN = math.log(1.004)  # a faster one must be faster by this factor
 _TRY_GAIN = math.log(1.008)
@@ -25,7 +25,9 @@ _LITTLE_S = 0.02
 _TRIAL = 12  # readings after which a configuration that was tried counts as known
 _LEFT = 0.5  # standard deviations of what is not known, before the current one is left
 _FIRST_WAIT_S = 2.0
-_CALM_WINDOWS = 4  # of the sensor, after a fall of the cap, in which nothing is tried that may exceed it
+_CALM_WINDOWS = 4  # of the sensor, after a fall of the cap and a batch, in which nothing draws more than it must
+_ABOVE = 2.0  # readings above the cap, under which a configuration is left,
+_ABOVE_SHARE = 0.01  # and the share of its readings on top
 _TIME_VAR = 0.02**2
 _REVIEWS = frozenset((2, 3, 4, 6, 8, 12, 16, 24))  # readings after which a choice that stands is reviewed
 _LATER = 32  # and then after each so many
@@ -82,12 +84,16 @@ class FrontierPolicy:
         self._seen: int | None = None  # the configuration whose visit that is
         self._known: set[int] = set()
         self._here = 0
+        self._due = False  # the choice, to be reviewed
+        self._plan: tuple[Floats, Floats, Floats] | None = None  # what a try is chosen by
         self._surprises = 0
         self._last: float | None = None  # reading, in logarithms
         self._highest = -math.inf
         self._calm_s = 0.0  # until then nothing is tried, as the cap has fallen
         self._until_s = np.zeros(len(self._all))  # when a configuration that exceeded the cap may be tried again
+        self._barred_s = 0.0  # until then any may not
         self._wait_s: dict[int, float] = {}
+        self._above: dict[int, float] = {}  # readings above this cap, less the share that is allowed
         self._cap_w = math.nan
         self._cap = math.nan
         self._spent_s = 0.0
@@ -104,22 +110,27 @@ class FrontierPolicy:
             self._cap_w, self._cap, self._largest = cap_w, math.log(cap_w), telemetry.largest
             self._refuse()
             self._until_s[:] = 0.0
+            self._barred_s = 0.0
             self._wait_s.clear()
-            if fallen:
-                self._calm_s = telemetry.t_s + _CALM_WINDOWS * (telemetry.sensor_window_s or self._sensor_s)
+            self._above.clear()
         self._t_s = telemetry.t_s
         self._sensor_s = telemetry.sensor_window_s or self._sensor_s
+        if fallen:
+            self._calm_s = telemetry.t_s + self._visit.batch_s + _CALM_WINDOWS * self._sensor_s
         self._beliefs.pass_time(telemetry.seconds)
         observed = self._observe(telemetry)
+        calm = telemetry.t_s < self._calm_s
         if changed:
-            self._choose(_SCATTER_DROP if fallen else _SCATTER, jump=True)
+            self._choose(_SCATTER_DROP if calm else _SCATTER, jump=True)
         elif observed == self._current:
             self._here += 1
-            if (
-                self._here in _REVIEWS
-                or self._here % _LATER == 0
-                or self._exceeds(*self._beliefs.here(_POWER, *self._read_power()))
-            ):
+            self._due = self._due or self._here in _REVIEWS or self._here % _LATER == 0
+            plan, self._plan = self._plan, None
+            if self._exceeds(*self._beliefs.here(_POWER, *self._read_power())):
+                self._choose(_SCATTER_DROP if calm else _SCATTER, jump=False)
+            elif plan is not None:
+                self._try(*plan)
+            elif self._due and not calm:
                 self._choose(_SCATTER, jump=False)
         return self.decision
 
@@ -148,20 +159,22 @@ class FrontierPolicy:
         visit = self._visit
         fresh, timed = visit.count == 0, visit.batches > 0
         visit.add(mean, highest, telemetry.readings)
-        if telemetry.batch_s:
-            visit.add_batches(telemetry.batches, telemetry.batch_s)
+        visit.add_batches(telemetry)
         if fresh:
             self._beliefs.check_scale(_POWER, *self._read_power())
         if visit.batches and not timed:
             self._beliefs.check_scale(_TIME, *self._read_time())
         if visit.single and visit.single % 16 == 0:
             self._noise.learn(visit, short=visit.batch_s < 0.5 * SHORT * self._sensor_s)
+        above = self._above.get(index, 0.0) + (highest > self._cap) - _ABOVE_SHARE * telemetry.readings
+        self._above[index] = max(above, 0.0)  # Page's test
         if highest > self._cap and visit.count <= 2 * _FIRST:
             self._spent_s += telemetry.seconds
         return index
 
     def _arrive(self, index: int) -> None:
         self._seen, self._visit, self._surprises, self._last = index, Visit(), 0, None
+        self._plan = None
         self._beliefs.arrive(index)
 
     def _leave(self) -> None:
@@ -190,7 +203,8 @@ class FrontierPolicy:
 
     def _read_power(self) -> tuple[float, float]:
         """Logarithm of the highest power of the one that runs, and the variance of that."""
-        return self._visit.power(self._noise.deviation, self._visit.batch_s / self._sensor_s)
+        visit = self._visit
+        return visit.power(self._noise.deviation, visit.batch_s / self._sensor_s, self._beliefs.mean_here(_POWER))
 
     def _read_time(self) -> tuple[float, float]:
         visit = self._visit
@@ -200,7 +214,17 @@ class FrontierPolicy:
         """Whether the current one no longer keeps to the cap. One being tried is left when seen not to."""
         if self._visit.count < _TRIAL and self._seen == self._current:
             return self._highest > self._cap or mean - deviation > self._cap
-        return mean + _LEFT * deviation + _SCATTER_STAY * self._noise.deviation > self._cap
+        if self._highest > self._cap and self._above.get(self._current, 0.0) > _ABOVE:
+            return True
+        return mean + _LEFT * deviation + _SCATTER_STAY * self._scatter_here > self._cap
+
+    @property
+    def _scatter_here(self) -> float:
+        """Standard deviation of a reading of the one that runs."""
+        visit = self._visit
+        if visit.single < SOLID or visit.batch_s >= SHORT * self._sensor_s:
+            return self._noise.deviation
+        return max(self._noise.deviation, math.sqrt(visit.variance))
 
     def _choose(self, scatter: float, *, jump: bool) -> None:
         beliefs = self._beliefs
@@ -213,8 +237,11 @@ class FrontierPolicy:
         if self._refused is not None:
             rate = rate + self._refused
         noise, current, cap = self._noise.deviation, self._current, self._cap
+        self._due, self._plan = False, None
         room = (cap - scatter * noise) - power
         sure = np.where(room >= _SURE * unknown, rate, -math.inf)
+        if self._t_s < self._barred_s:
+            sure[self._until_s > self._t_s] = -math.inf
         best = int(sure.argmax())
         found = sure[best] > -math.inf
         stays = not jump and rate[current] > -math.inf
@@ -222,7 +249,10 @@ class FrontierPolicy:
         if not jump and not stays:
             self._back_off()
         if stays and (not found or rate[best] < rate[current] + _GAIN):
-            self._try(rate, room + (scatter - _SCATTER_STAY) * noise, unknown)
+            if self._here >= 3 and self._t_s >= self._calm_s:
+                self._plan = rate, room + (scatter - _SCATTER_STAY) * noise, unknown  # in the next step
+            if self.decision.state != "settled":
+                self.decision = self._say(current, "settled", _FASTEST)
         elif found:
             self._go(best, "settled" if best == current else "searching", _FASTEST)
         else:
@@ -250,18 +280,14 @@ class FrontierPolicy:
     def _try(self, rate: Floats, room: Floats, unknown: Floats) -> None:
         """Stay, or try one that is faster and may fit."""
         current = self._current
-        if self._here >= 3 and self._t_s >= self._calm_s:
-            ease = room / unknown
-            likely = (rate + self._time_unknown > rate[current] + _TRY_GAIN) & (ease > _UNLIKELY)
-            likely &= self._until_s <= self._t_s
-            likely[current] = False
-            indices = likely.nonzero()[0]
-            index = self._worth(indices, rate, ease) if len(indices) else None
-            if index is not None:
-                self._go(index, "searching", "faster, and it may keep to the cap")
-                return
-        if self.decision.state != "settled":
-            self.decision = self._say(current, "settled", _FASTEST)
+        ease = room / unknown
+        likely = (rate + self._time_unknown > rate[current] + _TRY_GAIN) & (ease > _UNLIKELY)
+        likely &= self._until_s <= self._t_s
+        likely[current] = False
+        indices = likely.nonzero()[0]
+        index = self._worth(indices, rate, ease) if len(indices) else None
+        if index is not None:
+            self._go(index, "searching", "faster, and it may keep to the cap")
 
     def _worth(self, indices: npt.NDArray[np.intp], rate: Floats, ease: Floats) -> int | None:
         """Which try brings the most for each second that it is expected to cost above the cap; None where none may."""
@@ -279,11 +305,12 @@ class FrontierPolicy:
     def _back_off(self) -> None:
         """The current one exceeds the cap: it is tried again later, each time after twice as long."""
         self._wait_s[self._current] = wait_s = 2 * self._wait_s.get(self._current, _FIRST_WAIT_S / 2)
-        self._until_s[self._current] = self._t_s + wait_s
+        self._until_s[self._current] = until_s = self._t_s + wait_s
+        self._barred_s = max(self._barred_s, until_s)
 
     def _go(self, index: int, state: State, reason: str) -> None:
         if index != self._current:
-            self._here = 0
+            self._here, self._due = 0, False
         self._current = index
         self.decision = self._say(index, state, reason)
 

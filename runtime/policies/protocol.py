@@ -105,6 +105,7 @@ class Telemetry:
             it may only be slower than the batches.
         age_s: the age of the newest reading, at ``t_s``.
         sensor_window_s: over how long a reading averages, in seconds.
+        whole: whether each reading averages over whole batches instead, so that all mean the same.
         valid: whether power is known at all: False where the meter failed or what it reads makes no sense.
         queued: rows that wait.
         largest: the largest batch size that is allowed now for other reasons (latency, failures), None for all.
@@ -123,6 +124,7 @@ class Telemetry:
     readings: int = 1
     age_s: float = 0.0
     sensor_window_s: float = 0.0
+    whole: bool = False
     valid: bool = True
     queued: int = 0
     largest: int | None = None

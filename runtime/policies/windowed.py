@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from joulec.runtime.policies.protocol import Configuration, Decision, State, Telemetry
 from joulec.runtime.policies.visit import SHORT, Noise, Visit
 
-_DRIFT = 0.06  # a settled level whose power moved by this share of what was remembered: the load has changed
+_DRIFT = 0.06  # a settled level whose power moved by this share of what was remembered: the load has changed,
+_FOLLOW_S = 10.0  # unless it rose over much longer than this
 _DOUBT = 24  # readings after which a level near the cap is judged as it is
 _ENOUGH = 12  # readings that show all phases of a batch that is not short beside the sensor's window
 _NEAR = 0.08  # beyond a level that exceeds the cap by more than this share, larger ones are not tried
 _FULL_RATE = 1.005
 _UPPER = 1.3  # standard deviations of a reading that must fit above the highest power, for a level to be chosen
 _UPPER_STAY = 0.5  # and to stay
-_OFTEN = 0.08  # share of the last readings above the cap, for a level that was chosen to be left
-_WARMING = 0.02  # share by which power may grow while the device warms up,
+_OFTEN_FIRST, _OFTEN = 0.03, 0.2  # share of readings above the cap that a level that was chosen may have: while the
+# device warms up, when leaving it costs nothing but a larger batch, and later, when it has shown that it fits
+_MUCH = 4.0  # readings above the cap beyond that share, for it to be left
+_WARMING = 0.01  # share by which power may grow while the device warms up,
 _WARMING_S = 60.0  # over about so long
 
 
@@ -41,7 +44,7 @@ class WindowedPolicy:
       that cap holds, so nothing oscillates; on a change of the cap the search starts from what is known.
     - Power need not grow with the level: after the search, levels further up are each tried once, and of those that
       keep to the cap the fastest is kept.
-    - A settled level whose power moves by more than 6% shows that the load has changed: memory is cleared.
+    - A settled level whose power moves by more than 6% within seconds shows that the load has changed: memory is cleared.
 
     Args:
         levels: what to choose from, in ascending order of expected power.
@@ -62,10 +65,11 @@ class WindowedPolicy:
         self._cap_w = math.nan
         self._t_s = 0.0
         self._since_s: float | None = None
+        self._last_s = 0.0
         self._sensor_s = 0.0
         self._noise = Noise()
         self._visit = Visit()
-        self._above = 0.0  # share of the last readings above the cap
+        self._above = 0.0  # readings above the cap beyond their share
         self._settled = False
         self.decision = Decision(self._levels[0], "searching", "start at the smallest level")
 
@@ -86,11 +90,12 @@ class WindowedPolicy:
         self._sensor_s = telemetry.sensor_window_s
         visit = self._visit
         visit.add(math.log(power_w), math.log(highest_w), telemetry.readings)
-        self._above += ((highest_w > cap_w) - self._above) / min(visit.count, 32)
-        if telemetry.batch_s:
-            visit.add_batches(telemetry.batches, telemetry.batch_s)
+        share = _OFTEN_FIRST if telemetry.t_s < _WARMING_S else _OFTEN
+        self._above = max(self._above + (highest_w > cap_w) - share * telemetry.readings, 0.0)  # Page's test
+        visit.add_batches(telemetry)
         if visit.single and visit.single % 16 == 0:
             self._noise.learn(visit, short=self._phases < SHORT / 2)
+        self._last_s = telemetry.seconds
         self._judge(math.log(highest_w))
         return self.decision
 
@@ -118,7 +123,7 @@ class WindowedPolicy:
         error = 2 * math.sqrt(variance)
         if self._settled:
             exceeds = highest + _UPPER_STAY * self._noise.deviation - error > cap
-            self._watch(exceeds and self._above > _OFTEN)
+            self._watch(self._above > _MUCH and (exceeds or self._t_s < _WARMING_S))
             return
         room = cap - self._margin_above - highest
         if abs(room) < error and visit.count < _DOUBT:
@@ -135,6 +140,9 @@ class WindowedPolicy:
             return
         before = self._seen.get(self._current)
         moved = before is not None and abs(visit.mean - before.mean) > _DRIFT
+        if before is not None and not moved and visit.mean > before.mean:  # a device that warms up does so slowly
+            follow = min(self._last_s / _FOLLOW_S, 1.0)
+            self._seen[self._current] = replace(before, mean=before.mean + follow * (visit.mean - before.mean))
         smallest = self.decision.state == "smallest"
         if moved:
             self._seen.clear()
