@@ -16,8 +16,7 @@ SHORT = 0.1  # of the sensor's window: batches of which every reading averages o
 _BINS = 16  # of a batch, by where in it a reading ends
 _ALL = (1 << _BINS) - 1
 _NEAR = tuple(sum(1 << (phase + step) % _BINS for step in (-1, 0, 1)) for phase in range(_BINS))
-_UNSEEN = 0.5  # how far a reading may lie beneath the highest, of batches as long as the sensor's window
-_LONG = 2.0  # of batches that are longer than so many of them it may not lie further
+_PEAK = 0.7  # how far the power of a part of a batch may lie above its mean, in logarithms
 _FORGOTTEN = 64.0  # readings after which phases that are still unseen count for half
 _HIGHEST = tuple(0.56 * math.log2(count) ** 0.8 if count > 1 else 0.0 for count in range(1, 4 * _HALF + 2))
 
@@ -93,7 +92,7 @@ class Visit:
         if phases < SHORT or self._phases == _ALL:
             return 0.0
         missing = (_BINS - self._phases.bit_count()) / _BINS
-        return _UNSEEN * min(phases, _LONG) * missing * math.exp2(-self.count / _FORGOTTEN)
+        return _most_above(phases) * missing * math.exp2(-self.count / _FORGOTTEN)
 
     def power(self, noise: float, phases: float, expected: float | None = None) -> tuple[float, float]:
         """Logarithm of the highest power and the variance of that.
@@ -116,3 +115,15 @@ class Visit:
         if expected is not None:
             highest = min(max(expected, highest), highest + unseen)
         return highest, known_var + unseen * unseen / 9
+
+
+def _most_above(phases: float) -> float:
+    """How far readings may differ by where in a batch they fall: what a window holds beyond whole batches is a part.
+
+    A sensor may average over a part of its window only, of which it does not tell: half of it is looked at too.
+    """
+    most = 0.0
+    for length in (phases, 2 * phases):
+        part = (1 / length) % 1.0
+        most = max(most, length * min(part, 1 - part))
+    return _PEAK * most

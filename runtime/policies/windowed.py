@@ -44,7 +44,7 @@ class WindowedPolicy:
       that cap holds, so nothing oscillates; on a change of the cap the search starts from what is known.
     - Power need not grow with the level: after the search, levels further up are each tried once, and of those that
       keep to the cap the fastest is kept.
-    - A settled level whose power moves by more than 6% within seconds shows that the load has changed: memory is cleared.
+    - A settled level whose power moves by more than 6% within seconds shows a change of load: memory is cleared.
 
     Args:
         levels: what to choose from, in ascending order of expected power.
