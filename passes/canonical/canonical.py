@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from joulec.passes.canonical.affine import affine_of_affine, affine_of_product
 from joulec.passes.canonical.fusion import fuse_activation, fuse_bias, fuse_residual
+from joulec.passes.canonical.gates import hard_swish, silu
 from joulec.passes.canonical.site import Fuses, Site
 from joulec.passes.canonical.views import (
     drop_trivial,
@@ -25,6 +26,8 @@ SIMPLIFICATIONS: tuple[Simplification, ...] = (
     transpose_as_reshape,
     affine_of_affine,
     affine_of_product,
+    silu,
+    hard_swish,
     fuse_bias,
     fuse_activation,
     fuse_residual,

@@ -50,7 +50,7 @@ def fuse_activation(site: Site, node: Node) -> Rewrite | None:
 
 def fuse_bias(site: Site, node: Node) -> Rewrite | None:
     """anchor(x) + c for a constant c per channel = anchor(x) with the step bias, merged with a bias right before it."""
-    data, bias = _bias(node)
+    data, bias = shift_of(node)
     if data is None or bias is None:
         return None
     anchor = site.private_producer(data, node)
@@ -96,7 +96,7 @@ def _fused(site: Site, node: Node, data: Operand, step: Step, operands: tuple[Op
     return None if extended is None else Rewrite((anchor, node), (extended,))
 
 
-def _bias(node: Node) -> tuple[Value | None, Literal | None]:
+def shift_of(node: Node) -> tuple[Value | None, Literal | None]:
     """The data and the vector of a node that adds a constant per channel."""
     result = node.outputs[0].type
     if isinstance(node.op, ChannelAffine):

@@ -147,6 +147,9 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "exp": _exp,
     "sqrt": te.sqrt,
     "erf": _erf,
+    "silu": lambda x: x * _sigmoid(x),
+    "hard_sigmoid": lambda x, slope, offset: _clip(x * slope + offset, _f32(0), _f32(1)),
+    "hard_swish": lambda x: x * _clip(x * _f32(1 / 6) + _f32(0.5), _f32(0), _f32(1)),
     "gelu": lambda x: x * _f32(0.5) * (_f32(1) + _erf(x * _f32(math.sqrt(0.5)))),
 }
 """Every activation of the graph, as a te expression of a float32 expression and its constants."""

@@ -42,6 +42,7 @@ _ACTIVATIONS: Mapping[str, str] = {
     "sqrt": "Sqrt",
     "erf": "Erf",
     "gelu": "Gelu",
+    "hard_swish": "HardSwish",
 }
 """Activations without parameters."""
 _BINARIES: Mapping[str, str] = {"sub": "Sub", "mul": "Mul", "div": "Div"}
@@ -87,6 +88,12 @@ def write_activation(writer: Writer, kind: str, params: Sequence[float], source:
         writer.emit("Clip", [source, low, high], [target], name=name)
     elif kind == "leaky_relu":
         writer.emit("LeakyRelu", [source], [target], name=name, alpha=params[0])
+    elif kind == "hard_sigmoid":
+        writer.emit("HardSigmoid", [source], [target], name=name, alpha=params[0], beta=params[1])
+    elif kind == "silu":  # ONNX has had Swish since opset 24 only
+        gate = writer.fresh(f"{target}/sigmoid")
+        writer.emit("Sigmoid", [source], [gate], name=f"{name}/sigmoid" if name else "")
+        writer.emit("Mul", [source, gate], [target], name=name)
     elif kind in _ACTIVATIONS:
         writer.emit(_ACTIVATIONS[kind], [source], [target], name=name)
     else:

@@ -152,6 +152,7 @@ def _activation(kind: str, params: tuple[float, ...], data: Any) -> Any:
         "sqrt": relax.op.sqrt,
         "erf": relax.op.erf,
         "gelu": relax.op.nn.gelu,
+        "silu": relax.op.nn.silu,
     }
     if kind in unary:
         return unary[kind](data)
@@ -159,6 +160,10 @@ def _activation(kind: str, params: tuple[float, ...], data: Any) -> Any:
         return relax.op.clip(data, params[0], params[1])
     if kind == "leaky_relu":
         return relax.op.nn.leakyrelu(data, alpha=params[0])
+    if kind in ("hard_sigmoid", "hard_swish"):
+        slope, offset = (relax.const(number, "float32") for number in (params or (1 / 6, 0.5)))
+        gate = relax.op.clip(relax.op.add(relax.op.multiply(data, slope), offset), 0.0, 1.0)
+        return gate if kind == "hard_sigmoid" else relax.op.multiply(data, gate)
     raise EmitError(f"the activation {kind} has no plain Relax form")
 
 

@@ -252,6 +252,12 @@ def _activation(kind: str, params: tuple[float, ...], data: Any) -> Any:
     if kind == "gelu":
         half = relay.multiply(data, relay.const(0.5))
         return relay.multiply(half, relay.add(relay.const(1.0), relay.erf(relay.multiply(data, relay.const(0.5**0.5)))))
+    if kind == "silu":
+        return relay.multiply(data, relay.sigmoid(data))
+    if kind in ("hard_sigmoid", "hard_swish"):
+        slope, offset = (relay.const(number) for number in (params or (1 / 6, 0.5)))
+        gate = relay.clip(relay.add(relay.multiply(data, slope), offset), 0.0, 1.0)
+        return gate if kind == "hard_sigmoid" else relay.multiply(data, gate)
     raise EmitError(f"the activation {kind} has no Relay form")
 
 

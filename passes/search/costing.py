@@ -305,6 +305,10 @@ def _point(cost: Cost) -> Point:
     return Point(cost.time_s, math.inf if cost.energy_j is None else cost.energy_j)
 
 
+_UNSCHEDULED = 8.0
+"""How much slower than its roofline the algorithm that always applies is taken to be: nobody has scheduled it."""
+
+
 @dataclass
 class RooflineCosts:
     """Prices everything by a roofline of the device: nothing is measured, time and energy are estimates.
@@ -329,8 +333,11 @@ class RooflineCosts:
         if free is not None:
             return [Choice(free, Cost(0.0, 0.0, "estimated", "estimated"))]
         choices = []
-        for algorithm in self.backend.algorithms(spec):
+        algorithms = self.backend.algorithms(spec)
+        for algorithm in algorithms:
             work, seconds = algorithm.work(spec), algorithm.lower_bound_s(spec)
+            if len(algorithms) > 1 and algorithm is algorithms[-1]:
+                seconds *= _UNSCHEDULED
             cost = Cost(seconds, self.energy_model(work, seconds), "estimated", "estimated")
             choices.append(Choice(algorithm, cost))
         return choices

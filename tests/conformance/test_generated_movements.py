@@ -29,9 +29,8 @@ def test_generated_movements_agree_with_onnxruntime(model):
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except RuntimeError as error:
-        assume("NOT_IMPLEMENTED" not in str(error))
-        raise
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+        assume(False)  # it knows the operator for other types only
     (read,) = session.get_inputs()
     dtype = {"tensor(float)": "float32", "tensor(double)": "float64"}.get(read.type, read.type[7:-1])
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]

@@ -23,6 +23,9 @@ ACTIVATIONS: dict[str, Callable[..., _Array]] = {
     "tanh": np.tanh,
     "exp": np.exp,
     "sqrt": np.sqrt,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "hard_sigmoid": lambda x, slope, offset: np.clip(x * slope + offset, 0, 1),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
     "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))),
 }
@@ -53,7 +56,7 @@ class Activation(Operator):
 
     Attributes:
         kind: a key of `ACTIVATIONS`.
-        params: its parameters: clip (low, high), leaky_relu (slope).
+        params: its parameters: clip (low, high), leaky_relu (slope), hard_sigmoid (slope, offset).
     """
 
     kind: str

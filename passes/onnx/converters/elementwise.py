@@ -32,6 +32,19 @@ def leaky_relu(source: Source) -> Sequence[Operand] | None:
     return source.emit(Activation("leaky_relu", (float(source.attribute("alpha", 0.01)),)), source.operand(0))
 
 
+def hard_sigmoid(source: Source) -> Sequence[Operand] | None:
+    """Slope 0.2 and offset 0.5 where none are given."""
+    params = (float(source.attribute("alpha", 0.2)), float(source.attribute("beta", 0.5)))
+    return source.emit(Activation("hard_sigmoid", params), source.operand(0))
+
+
+def swish(source: Source) -> Sequence[Operand] | None:
+    """x · sigmoid(alpha · x), which is silu for 1."""
+    if float(source.attribute("alpha", 1.0)) != 1:
+        return None
+    return source.emit(Activation("silu"), source.operand(0))
+
+
 def clip(source: Source) -> Sequence[Operand] | None:
     """The bounds are attributes before opset 11 and constant operands since; from zero up it is relu."""
     if source.opset < 11:
@@ -113,6 +126,9 @@ CONVERTERS: Mapping[str, Converter] = {
     "Erf": _activation("erf"),
     "Gelu": gelu,
     "LeakyRelu": leaky_relu,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": _activation("hard_swish"),
+    "Swish": swish,
     "Clip": clip,
     "Add": add,
     "Sum": add,

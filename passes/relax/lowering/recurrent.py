@@ -8,6 +8,7 @@ from typing import Any
 from tvm import relax, tirx
 
 from joulec.passes.relax.lowering.binary import broadcast
+from joulec.passes.relax.lowering.dense import rows_product
 from joulec.passes.relax.lowering.movement import cut
 from joulec.passes.relax.lowering.site import Exprs, Lowering, Site, dtype_of
 from joulec.passes.relax.lowering.unary import c
@@ -48,11 +49,12 @@ class _Cell:
         data = site.operands[0]
         if site.attribute("layout", 0):
             data = site.emit(relax.op.permute_dims(data, [1, 0, 2]))
-        self.steps, self.batch, _ = (int(size) for size in data.ty.shape.values)
+        self.steps, self.batch, depth = (int(size) for size in data.ty.shape.values)
         self.hidden = site.shape(2)[2]
-        weight = self._own(1)
-        self.recurrent = site.emit(relax.op.permute_dims(self._own(2)))
-        ahead = site.emit(relax.op.matmul(data, site.emit(relax.op.permute_dims(weight))))
+        flat = site.reshape(data, (self.steps * self.batch, depth))
+        ahead = site.reshape(
+            self._product(flat, 1, 0, gates * self.hidden), (self.steps, self.batch, gates * self.hidden)
+        )
         self.bias: list[Any] = []
         if site.has(3):
             whole = self._own(3)
@@ -67,6 +69,21 @@ class _Cell:
         """This direction's part of an operand."""
         part = cut(self.site, self.site.operands[index], 0, self.direction, 1)
         return self.site.reshape(part, [int(size) for size in part.ty.shape.values[1:]])
+
+    def _product(self, data: Any, index: int, begin: int, count: int) -> Any:
+        """Products of rows of data with rows of a weight, in this direction."""
+        site = self.site
+        found = rows_product(site, data, site.operands[index], self.direction, begin, count)
+        if found is not None:
+            return found
+        rows = cut(site, self._own(index), 0, begin, count)
+        return site.emit(relax.op.matmul(data, site.emit(relax.op.permute_dims(rows))))
+
+    def recurrent(self, state: Any, gate: int | None = None) -> Any:
+        """Products of a state with R: of all gates, or of one."""
+        if gate is None:
+            return self._product(state, 2, 0, self.gates * self.hidden)
+        return self._product(state, 2, gate * self.hidden, self.hidden)
 
     def initial(self, index: int) -> Any:
         """A first state."""
@@ -161,7 +178,7 @@ def _arranged(site: Site, sequences: list[Any], finals: list[list[Any]]) -> Expr
 
 def _rnn_step(cell: _Cell, ahead: Any, states: list[Any], functions: Sequence[Gate]) -> list[Any]:
     site = cell.site
-    product = site.emit(relax.op.matmul(states[0], cell.recurrent))
+    product = cell.recurrent(states[0])
     terms = [ahead, product, *cell.bias[1:]]
     return [broadcast(site, lambda *x: functions[0](_clipped(site, _sum(x))), terms)]
 
@@ -177,7 +194,7 @@ def _lstm_step(cell: _Cell, ahead: Any, states: list[Any], functions: Sequence[G
     """i = f(..), o = f(..), f = f(..), c' = g(..); C = f·C + i·c'; H = o·h(C); peepholes P look at C."""
     site = cell.site
     f, g, h = functions
-    product = site.emit(relax.op.matmul(states[0], cell.recurrent))
+    product = cell.recurrent(states[0])
     total = broadcast(site, lambda *x: _sum(x), [ahead, product, *cell.bias[1:]])
     own = [cell.gate(total, index) for index in range(4)]
     peeps: list[Any] = []
@@ -205,20 +222,19 @@ def _gru_step(cell: _Cell, ahead: Any, states: list[Any], functions: Sequence[Ga
     f, g = functions
     old = states[0]
     bias = [cut(site, cell.bias[1], 0, index * hidden, hidden) for index in range(3)] if cell.bias else []
-    parts = [cut(site, cell.recurrent, 1, index * hidden, hidden) for index in range(3)]
 
     def gate(index: int) -> Any:
-        product = site.emit(relax.op.matmul(old, parts[index]))
+        product = cell.recurrent(old, index)
         terms = [cell.gate(ahead, index), product, *bias[index : index + 1]]
         return broadcast(site, lambda *x: f(_clipped(site, _sum(x))), terms)
 
     update, reset = gate(0), gate(1)
     if site.attribute("linear_before_reset", 0):
-        product = site.emit(relax.op.matmul(old, parts[2]))
+        product = cell.recurrent(old, 2)
         inner = broadcast(site, lambda r, *x: r * _sum(x), [reset, product, *bias[2:]])
     else:
         held = broadcast(site, lambda r, o: r * o, [reset, old])
-        product = site.emit(relax.op.matmul(held, parts[2]))
+        product = cell.recurrent(held, 2)
         inner = broadcast(site, lambda *x: _sum(x), [product, *bias[2:]])
 
     def new(z: Any, own: Any, rest: Any, o: Any) -> Any:

@@ -212,7 +212,7 @@ def test_activation_fuses_as_far_as_the_back_end_goes():
 def test_product_with_its_own_activation_stays():
     net = Net()
     conv = net.conv(net.x)
-    names = check(net.graph(net(Binary("mul"), conv, net(Activation("sigmoid"), conv))))
+    names = check(net.graph(net(Binary("mul"), conv, net(Activation("tanh"), conv))))
     assert names == ["conv2d", "activation", "binary"]
 
 

@@ -9,7 +9,9 @@ tvm = pytest.importorskip("tvm")
 
 from joulec.passes.kernels.epilogue import ACTIVATIONS, activation  # noqa: E402
 
-PARAMS = {"clip": (-1.5, 6.0), "leaky_relu": (0.1,)}
+PARAMS = {"clip": (-1.5, 6.0), "leaky_relu": (0.1,), "hard_sigmoid": (0.2, 0.5)}
+LEAST = {"gelu": 2e-7, "silu": 1e-35, "hard_sigmoid": 1e-7, "hard_swish": 3e-7}
+"""Sums like 1 + erf(x) cancel where erf is close to -1, in float32 as in ONNX."""
 
 
 def compute(kind, values):
@@ -45,5 +47,5 @@ def test_activation_agrees_with_numpy(kind):
         values = np.abs(values)
     with np.errstate(over="ignore"):
         expected = MEANING[kind](values.astype(np.float64), *PARAMS.get(kind, ())).astype(np.float32)
-    least = 2e-7 if kind == "gelu" else 1e-37  # 1 + erf(x) cancels where erf is close to -1, in float32 as in ONNX
+    least = LEAST.get(kind, 1e-37)
     np.testing.assert_allclose(compute(kind, values), expected, rtol=1e-6, atol=least)

@@ -11,7 +11,7 @@ from joulec.passes.graph.operators import ACTIVATIONS
 from joulec.passes.kernels.elementwise import Elementwise, merged_axes
 
 RELU = Step("activation", "relu")
-PARAMS = {"clip": (0.0, 6.0), "leaky_relu": (0.1,)}
+PARAMS = {"clip": (0.0, 6.0), "leaky_relu": (0.1,), "hard_sigmoid": (0.2, 0.5)}
 
 
 @pytest.mark.parametrize("kind", sorted(set(ACTIVATIONS) - {"sqrt"}))

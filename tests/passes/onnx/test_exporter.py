@@ -50,7 +50,7 @@ from joulec.passes.onnx.reference import onnx_reference
 
 X = (2, 4, 7, 6)
 
-PARAMS = {"clip": (-0.5, 0.7), "leaky_relu": (0.3,)}
+PARAMS = {"clip": (-0.5, 0.7), "leaky_relu": (0.3,), "hard_sigmoid": (0.2, 0.5)}
 
 OPERATORS = [
     *(Activation(kind, PARAMS.get(kind, ())) for kind in ACTIVATIONS),

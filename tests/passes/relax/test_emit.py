@@ -37,7 +37,7 @@ from joulec.passes.graph.operators import ACTIVATIONS, BINARIES
 from joulec.passes.relax.emit import EmitError, emit_reference
 
 RELU = Step("activation", "relu")
-PARAMETERS = {"clip": (0.1, 0.5), "leaky_relu": (0.1,)}
+PARAMETERS = {"clip": (0.1, 0.5), "leaky_relu": (0.1,), "hard_sigmoid": (0.2, 0.5)}
 POOLS = [
     cls(kernel, strides, padding, dilation, ceil, *counted)
     for kernel, strides, padding, dilation in [

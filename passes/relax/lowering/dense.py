@@ -1,0 +1,78 @@
+"""Products with the rows of a weight, as recurrent layers need them at every step: scheduled, and without a transpose.
+
+Each result is the dot product of two contiguous rows. Partial sums are kept per lane of a vector, for several rows of
+the weight at once, and are added up at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax, s_tir, te
+
+from joulec.passes.relax.lowering.site import Site
+
+_LANES = (16, 8, 4)
+_ROWS = (8, 4, 2)
+_PARALLEL_FROM = 1 << 17
+"""Multiplications from which on threads pay, with what waking them takes."""
+
+
+def rows_product(site: Site, data: Any, weight: Any, place: int, begin: int, count: int) -> Any:
+    """``data[b, k] · weight[place, begin + j, k]`` summed over k.
+
+    Args:
+        data: float32, [batch, depth].
+        weight: float32, [parts, rows, depth].
+        place: which part of the weight.
+        begin: first row.
+        count: number of rows.
+
+    Returns:
+        An expression of [batch, count]; None where rows do not divide into vectors.
+    """
+    batch, depth = (int(size) for size in data.ty.shape.values)
+    if depth % _LANES[-1] or count % 2 or depth == _LANES[-1]:
+        return None
+    rows = int(weight.ty.shape.values[1])
+    parts = int(weight.ty.shape.values[0])
+    function = _product(batch, depth, parts, rows, place, begin, count)
+    known = site.builder.add_func(function, f"onnx_{site.node.op_type}_product")
+    return site.emit(relax.op.call_tir(known, relax.Tuple([data, weight]), relax.TensorType((batch, count), "float32")))
+
+
+def _product(batch: int, depth: int, parts: int, rows: int, place: int, begin: int, count: int) -> Any:
+    lanes = next(lanes for lanes in _LANES if depth % lanes == 0 and depth > lanes)
+    x = te.placeholder((batch, depth), "float32", name="x")
+    w = te.placeholder((parts, rows, depth), "float32", name="w")
+    k = te.reduce_axis((0, depth // lanes), "k")
+    partial = te.compute(
+        (batch, count, lanes),
+        lambda b, j, lane: te.sum(x[b, k * lanes + lane] * w[place, begin + j, k * lanes + lane], axis=[k]),
+        name="partial",
+    )
+    lane = te.reduce_axis((0, lanes), "lane")
+    total = te.compute((batch, count), lambda b, j: te.sum(partial[b, j, lane], axis=[lane]), name="total")
+    schedule = s_tir.Schedule(te.create_prim_func([x, w, total]))
+    block, summed = schedule.get_sblock("partial"), schedule.get_sblock("total")
+    together = next(rows for rows in _ROWS if count % rows == 0)
+    b, j, inner = schedule.get_loops(summed)
+    outer, row = schedule.split(j, [None, together])
+    schedule.reorder(outer, b, row, inner)
+    if batch * count * depth >= _PARALLEL_FROM:
+        schedule.parallel(outer)
+    schedule.compute_at(block, b)
+    *_, own, vector, reduced = schedule.get_loops(block)
+    schedule.reorder(reduced, own, vector)
+    schedule.vectorize(vector)
+    schedule.unroll(own)
+    schedule.set_scope(block, 0, "local")
+    schedule.decompose_reduction(block, reduced)
+    schedule.unroll(row)
+    schedule.unroll(inner)
+    return (
+        schedule.mod["main"]
+        .without_attr("global_symbol")
+        .with_attr("tirx.is_scheduled", True)
+        .with_attr("op_pattern", 8)
+    )
