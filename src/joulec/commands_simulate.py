@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +15,11 @@ from joulec.completion import simulated_policies
 from joulec.options import OptionError
 
 if TYPE_CHECKING:
+    from joulec.runtime.simulator.simulation import Step
     from joulec.runtime.simulator.suite import Result
 
 _ROWS = 40  # of a timeline's table
+_POINTS = 400  # of a line in a plot
 _LONGEST_S = 86400
 
 
@@ -239,13 +243,11 @@ def _plot(results: Sequence[Result], path: Path) -> None:
         upper, lower = grid[0][column], grid[1][column]
         shown = [result for result in results if result.job == job]
         for result in shown:
-            steps = result.outcome.timeline[:: max(1, len(result.outcome.timeline) // 1500)]
-            times = [step.t_s for step in steps]
-            upper.plot(times, [step.true_w for step in steps], linewidth=0.6, label=result.policy)
-            sizes = [step.configuration.batch for step in steps]
-            lower.step(times, sizes, where="post", linewidth=0.9, label=result.policy)
-        steps = shown[0].outcome.timeline
-        upper.step([s.t_s for s in steps], [s.cap_w for s in steps], "k--", where="post", linewidth=1, label="cap")
+            upper.plot(*_thinned(result.outcome.timeline), linewidth=0.6, label=result.policy)
+            batches = _changes([(step.t_s, step.configuration.batch) for step in result.outcome.timeline])
+            lower.step(*batches, where="post", linewidth=0.9, label=result.policy)
+        caps = _changes([(step.t_s, step.cap_w) for step in shown[0].outcome.timeline])
+        upper.step(*caps, "k--", where="post", linewidth=1, label="cap")
         upper.set_title(job, fontsize=9)
         lower.set_yscale("log", base=2)
         lower.set_xlabel("time (s)")
@@ -256,3 +258,17 @@ def _plot(results: Sequence[Result], path: Path) -> None:
         figure.savefig(path)
     except (OSError, ValueError) as error:
         raise OptionError(f"cannot draw into {path}: {error}") from error
+
+
+def _thinned(steps: Sequence[Step]) -> tuple[list[float], list[float]]:
+    """Times and mean watts of at most so many stretches as a plot can show."""
+    size = max(1, -(-len(steps) // _POINTS))
+    parts = [steps[start : start + size] for start in range(0, len(steps), size)]
+    watts = [sum(s.true_w * s.seconds for s in part) / sum(s.seconds for s in part) for part in parts]
+    return [part[0].t_s for part in parts], watts
+
+
+def _changes(values: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Times and values where a value changes, and the last."""
+    kept = [now for before, now in pairwise([(0.0, math.nan), *values]) if now[1] != before[1]]
+    return [t_s for t_s, _ in [*kept, values[-1]]], [value for _, value in [*kept, values[-1]]]

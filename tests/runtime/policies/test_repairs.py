@@ -106,6 +106,25 @@ def test_windowed_starts_anew_when_the_load_changes():
     assert walk(policy, lambda item: rising(item) / 2, 100.0, 100, start_s=6.0)[-1].batch == 256
 
 
+def test_windowed_stays_while_a_device_warms_up_slowly():
+    policy = WindowedPolicy(LEVELS)
+    walk(policy, rising, 98.0, 60)
+    assert policy.decision.batch == 16
+    for step in range(60, 1260):  # 7.5% in two minutes, of the cap 98 W: from 88 W to 94.6 W
+        warm = 1 + 0.075 * (step - 60) / 1200
+        walk(policy, lambda item, warm=warm: warm * rising(item), 98.0, 1, start_s=step / 10)
+        assert policy.decision.batch == 16
+
+
+def test_windowed_leaves_a_level_that_is_often_above_and_then_stays():
+    policy = WindowedPolicy(LEVELS)
+    walk(policy, rising, 100.0, 60)
+    assert policy.decision.batch == 16
+    noisy = iter(range(10_000))
+    ran = walk(policy, lambda item: rising(item) * (1.15 if next(noisy) % 10 == 0 else 1.0), 100.0, 600, start_s=6.0)
+    assert {item.batch for item in ran[300:]} == {8}
+
+
 def test_windowed_takes_a_change_of_the_cap_before_its_first_reading():
     policy = WindowedPolicy(LEVELS)
     for cap_w in (100.0, 90.0):
@@ -188,6 +207,18 @@ def test_frontier_tries_nothing_right_after_a_fall_of_the_cap():
         walk(policy, truth, 120.0, 300)
         ran = walk(policy, truth, float(low_w), 5, start_s=30.0)
         assert all(truth(item) <= low_w for item in ran[1:])
+
+
+def test_frontier_leaves_a_configuration_of_which_readings_keep_exceeding_the_cap():
+    policy = FrontierPolicy(SPACE, predictions(SPACE))
+    first = walk(policy, truth, 90.0, 200)[-1]
+    count = iter(range(10_000))
+
+    def spiky(item):  # every twentieth reading is above, their mean hardly moves
+        return 90.5 if item == first and next(count) % 20 == 0 else truth(item)
+
+    ran = walk(policy, spiky, 90.0, 600, start_s=20.0)
+    assert sum(item == first for item in ran[200:]) < 100
 
 
 def test_frontier_keeps_to_the_latency_objective():
