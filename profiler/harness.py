@@ -147,7 +147,7 @@ class Harness:
         for candidate in candidates:
             if keep_going is None or keep_going(candidate):
                 wanted.append(candidate)
-            if wanted and len(wanted) == self._slots():
+            if wanted and len(wanted) == self._slots(len(candidates)):
                 stands += self._build(wanted, len(stands), failed)
                 wanted = []
         stands += self._build(wanted, len(stands), failed)
@@ -160,9 +160,11 @@ class Harness:
             worker.drop()
         return again
 
-    def _slots(self) -> int:
-        """How many workers build at once."""
-        return len(self._workers) if self._ready_worker(0).gauge.constants is not None else 1
+    def _slots(self, count: int) -> int:
+        """How many workers build so many candidates: two for each, or loading the compiler again would not pay."""
+        if self._ready_worker(0).gauge.constants is None:
+            return 1
+        return max(1, min(len(self._workers), count // 2))
 
     def _build(
         self, candidates: Sequence[Candidate], number: int, failed: Callable[[Candidate, Failure], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -24,6 +25,11 @@ def wait_for_rows(command: Command, running, count):
                     return
         time.sleep(0.02)
     raise AssertionError(f"no {count} rows in 120 s")
+
+
+def patience_s():
+    """A second, what a busy machine adds, and more where many wait for each of its processors."""
+    return 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def children(pid):
@@ -81,7 +87,7 @@ def test_interrupted(joulec, model, command):
         begun = time.monotonic()
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 130
-        assert time.monotonic() - begun < 5  # a second, and what a busy machine adds
+        assert time.monotonic() - begun < patience_s()
         assert workers
         assert all(gone(worker) for worker in workers)
     finally:

@@ -224,16 +224,25 @@ def _beside(make_candidate, folder, limit_s, source="estimated"):
 def test_several_workers_build_at_once_and_take_turns_running(make_harness, make_candidate, tmp_path):
     log = tmp_path / "log"
     harness = make_harness(builders=2)
-    found = harness.measure(_beside(make_candidate, tmp_path, 20.0))
-    assert [type(m.outcome) for m in found] == [Cost, Cost]
+    more = [make_candidate("busy", 1e-4 * n) for n in (1, 2)]
+    found = harness.measure([*_beside(make_candidate, tmp_path, 20.0), *more])
+    assert [type(m.outcome) for m in found] == [Cost] * 4
     assert (tmp_path / "a").read_text() != (tmp_path / "b").read_text()
-    assert len(harness.measure([make_candidate("noting", (str(log), name)) for name in "abc"])) == 3
+    assert len(harness.measure([make_candidate("noting", (str(log), name)) for name in "abcd"])) == 4
     order = "".join(name for name, _ in itertools.groupby(log.read_text()))
-    assert order.startswith("abc" + "abc" + "ba"), "warmed up, forth and back"
+    assert order.startswith("abcd" + "abcd" + "cba"), "warmed up, forth and back"
+
+
+def test_a_few_candidates_are_not_worth_another_worker(make_harness, make_candidate, tmp_path):
+    files = [tmp_path / name for name in "abc"]
+    make_harness(builders=4).measure([make_candidate("reports_pid", str(file)) for file in files])
+    assert len({file.read_text() for file in files}) == 1
 
 
 def test_a_sensor_is_opened_by_one_worker(make_harness, make_candidate, fakes, tmp_path):
-    found = make_harness(fakes.CountingMeter, builders=2).measure(_beside(make_candidate, tmp_path, 0.1, "rapl"))
+    harness = make_harness(fakes.CountingMeter, builders=2)
+    more = [make_candidate("busy", 1e-4 * n, source="rapl") for n in (1, 2)]
+    found = harness.measure([*_beside(make_candidate, tmp_path, 0.1, "rapl"), *more])[:2]
     assert sorted(type(m.outcome).__name__ for m in found) == ["Cost", "Failure"], "the second finds the first's file"
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
 
