@@ -101,12 +101,14 @@ class OptionError(ValueError):
     """An option's text that cannot be read."""
 
 
-def refuse_model(path: Path) -> None:
-    """Say what to do where a model stands in the place of an artifact.
+def check_artifact(path: Path) -> None:
+    """Say what to do where nothing, or a model, stands in the place of an artifact.
 
     Raises:
-        OptionError: the file is called as ONNX models are.
+        OptionError: there is no such file, or it is called as ONNX models are.
     """
+    if not path.exists():
+        raise OptionError(f"{path} does not exist; name an artifact that joulec compile wrote")
     if path.suffix.lower() == ".onnx":
         artifact = path.with_suffix(".joulec")
         raise OptionError(f"{path} is an ONNX model: compile it first, e.g. joulec compile {path} -o {artifact}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from joulec.options import OptionError, refuse_model
+from joulec.options import OptionError, check_artifact
 from joulec.profiler.meters.choose import choose_meter
 from joulec.runtime.drive import drive
 from joulec.runtime.inputs import InputError
@@ -77,7 +77,7 @@ def run_artifact(path: Path, options: RunOptions, stage: Callable[[str], None] =
         MeterError, CapError: the meter or cap asked for is not to be had.
     """
     _check(options)
-    refuse_model(path)
+    check_artifact(path)
     stage("loading the artifact")
     with load(path, threads=options.threads, variant=options.variant) as model:
         given = None if options.inputs is None else _read_inputs(options.inputs, model)

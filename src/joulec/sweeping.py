@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from joulec.options import OptionError, refuse_model
+from joulec.options import OptionError, check_artifact
 from joulec.profiler.meter import Meter, Occupied
 from joulec.profiler.meters.choose import choose_meter
 from joulec.profiler.power import idle_power_w
@@ -50,7 +50,7 @@ def sweep_artifact(
         VariantError: a variant asked for was not.
         MeterError: the meter asked for is not to be had, or failed.
     """
-    refuse_model(path)
+    check_artifact(path)
     with load(path, threads=options.threads) as model:
         sizes = _known(model, options.batch_sizes or model.batch_sizes, "--batch-sizes")
         traced = _known(model, options.trace, "--trace")

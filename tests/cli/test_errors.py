@@ -64,7 +64,10 @@ CASES = {
     "bit flipped in the library": (("run", "library.joulec"), "library.joulec: it is truncated, damaged"),
     "bit flipped in the weights": (("run", "weights.joulec"), "weights.joulec: it is truncated, damaged"),
     "artifact that is no zip": (("run", "random"), "cannot read random"),
-    "missing artifact": (("run", "missing.joulec"), "missing.joulec does not exist"),
+    "missing artifact": (
+        ("run", "missing.joulec"),
+        "does not exist; name an artifact that joulec compile wrote",
+    ),
     "folder as artifact": (("run", "folder"), "cannot read folder: Is a directory"),
     "inputs of another name": (("run", "{artifact}", "--inputs", "name.npz", "--outputs", "out.npz"), "'other'"),
     "one input too many": (("run", "{artifact}", "--inputs", "more.npz", "--outputs", "out.npz"), "'more'"),
