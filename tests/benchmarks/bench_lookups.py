@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from joulec.costdb.cost import Cost, CostKey, Failure, Measurement
@@ -109,6 +110,13 @@ def forget(path: Path) -> None:
             os.close(descriptor)
 
 
+def recall(path: Path) -> None:
+    """Have a SQLite file in the system's page cache, whatever the kernel has reclaimed meanwhile."""
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+
+
 def searches(draw: random.Random, known: float) -> list[CostKey]:
     """All algorithms of a thousand operators on one device; a share of the operators is in the database."""
     count = KEYS // ALGORITHMS
@@ -173,14 +181,16 @@ def opening(url: str) -> float:
     return statistics.median(seconds)
 
 
-def measure(name: str, url: str, before: Callable[[], None] | None) -> float:
+def measure(name: str, url: str, path: Path | None) -> float:
     """Print a database's rows of the table; the slowest median of what a search asks for, in seconds."""
     print(f"{name}: opened in {opening(url) * 1e3:.0f} ms")
     slowest = 0.0
     for what, drawn in ASKED:
         draw = random.Random(0)
+        if path is not None:
+            recall(path)
         warm = ask(url, [drawn(draw) for _ in range(WARM_RUNS + 1)])
-        cold = None if before is None else ask(url, [drawn(draw) for _ in range(COLD_RUNS)], before)
+        cold = None if path is None else ask(url, [drawn(draw) for _ in range(COLD_RUNS)], partial(forget, path))
         print(f"  {what:24}{warm.found:7,}   {warm}   {cold or ''}".rstrip())
         if drawn is not anywhere:
             slowest = max([slowest, *(statistics.median(one.seconds) for one in (warm, cold) if one is not None)])
@@ -197,7 +207,7 @@ def on_sqlite(folder: Path) -> float:
     path = folder / "million.db"
     if not path.exists():
         timed_build(str(path), lambda: build_sqlite(path))
-    return measure(f"SQLite, {path.stat().st_size / 1e6:.0f} MB", str(path), lambda: forget(path))
+    return measure(f"SQLite, {path.stat().st_size / 1e6:.0f} MB", str(path), path)
 
 
 def on_postgresql() -> float:
