@@ -45,6 +45,7 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
     _check_text(proto.graph, where)
     if not proto.graph.output or not proto.opset_import:
         raise ModelError(f"{where}: no ONNX model (it has no graph outputs or no opset); export it again")
+    _check_opset(proto, where)
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
         raise ModelError(f"{where}: weights are kept outside the model; pass the file's path, not the loaded proto")
     if proto.graph.sparse_initializer:
@@ -67,6 +68,17 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
     return program
 
 
+def _check_opset(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse a version of ONNX's operators that the installed onnx does not know."""
+    newest = onnx.defs.onnx_opset_version()
+    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if version > newest:
+        raise ModelError(
+            f"{where}: opset {version} is newer than what the installed onnx knows (up to {newest}); install a newer "
+            "onnx, or export the model for an older opset"
+        )
+
+
 def _check_text(graph: onnx.GraphProto, where: str) -> None:
     """Refuse names that are no text: protobuf hands them out as bytes."""
     values = (*graph.input, *graph.output, *graph.value_info)
@@ -83,7 +95,14 @@ def _check_text(graph: onnx.GraphProto, where: str) -> None:
 
 
 def _complete(program: Program) -> None:
-    """Give outputs for which the file states no type the one that follows from the nodes, as ONNX Runtime does."""
+    """Give outputs for which the file states no type the one that follows from the nodes, as ONNX Runtime does.
+
+    Raises:
+        ModelError: a tensor's element type is stated as none.
+    """
+    for value in (*program.inputs, *program.outputs):
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type:
+            raise ModelError(f"{program.name}: '{value.name}' is a tensor of no element type; export the model again")
     if all(value.type.WhichOneof("value") for value in program.outputs):
         return
     try:

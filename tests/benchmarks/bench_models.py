@@ -85,18 +85,20 @@ class Tried:
 def attempt(wanted: Wanted, arguments: argparse.Namespace, folder: Path) -> Tried:
     """Compile a model by the command, and run it beside ONNX Runtime."""
     name = f"{wanted.path.parent.name}/{wanted.path.stem}"
-    artifact = folder / f"{wanted.path.stem}.joulec"
+    artifact = (arguments.reuse or folder) / f"{wanted.path.parent.name}-{wanted.path.stem}.joulec"
     command = [sys.executable, "-m", "joulec", "compile", str(wanted.path), "-o", str(artifact), "--json"]
     command += ["--objective", "time", "--costs", arguments.costs, "--threads", str(threads())]
     command += arguments.options.split()
-    for one, shape in wanted.shapes.items():
-        command += ["--input-shapes", f"{one}:{json.dumps(list(shape))}".replace(" ", "")]
+    shapes = [f"{one}:{json.dumps(list(shape))}".replace(" ", "") for one, shape in wanted.shapes.items()]
+    command += ["--input-shapes", " ".join(shapes)] if shapes else []
     begun_s = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not artifact.exists():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            said = f"{done.returncode}: {lines[-1] if lines else 'nothing said'}"
+            return Tried(name, said, time.perf_counter() - begun_s)
     compile_s = time.perf_counter() - begun_s
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return Tried(name, f"{done.returncode}: {lines[-1] if lines else 'nothing said'}", compile_s)
     inputs = folder / "inputs.npz"
     np.savez(inputs, **wanted.inputs(arguments.scale))  # type: ignore[arg-type]
     kinds = ("joulec", "onnxruntime")
@@ -145,6 +147,7 @@ def main() -> None:
     parser.add_argument("--costs", default=str(COSTS), help="cost source; default: the benchmarks' database")
     parser.add_argument("--options", default="", help="further options of joulec compile, as one argument")
     parser.add_argument("--scale", type=float, default=1.0, help="standard deviation of random inputs")
+    parser.add_argument("--reuse", type=Path, help="folder of artifacts: those that are there are timed as they are")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--span", type=float, default=1.0, help="seconds of each turn")
     parser.add_argument("--heaviest", type=int, default=0, help="print so many of the steps that take longest")

@@ -141,3 +141,10 @@ def test_quantised_weights_are_unpacked(make, agree):
     imported = agree(make(nodes, {"x": (2, 3)}, constants, opset=19))
     assert [node.op.name for node in imported.graph.nodes] == ["matmul"]
     assert numpy_helper.to_array(imported.model.graph.initializer[0]).dtype == np.float32
+
+
+def test_an_opset_from_the_future(make):
+    model = make([helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 3)})
+    model.opset_import[0].version = 999
+    with pytest.raises(ModelError, match="opset 999 is newer than what the installed onnx knows"):
+        import_onnx(model)
