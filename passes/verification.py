@@ -81,6 +81,26 @@ def random_inputs(inputs: Sequence[Value], seed: int) -> list[dict[str, _Array]]
     return sets
 
 
+def likely_inputs(inputs: Sequence[Value], numbers: Sequence[int], seed: int) -> list[dict[str, _Array]]:
+    """Inputs for a model that takes none of the random ones, the likeliest first.
+
+    Floating-point inputs are drawn from the unit interval, integers are each number in turn that the model itself
+    holds: what it compares an input with (a sample rate, a mode) is among them.
+    """
+    sets = []
+    for index, number in enumerate([*numbers, 2, 8]):
+        generator = np.random.default_rng((seed, len(MAGNITUDES), index))
+        given: dict[str, _Array] = {}
+        for value in inputs:
+            dtype = numpy_dtype(value.type.dtype)
+            if is_float(dtype):
+                given[value.name] = np.asarray(generator.random(value.type.shape)).astype(dtype)
+            else:
+                given[value.name] = np.full(value.type.shape, number).astype(dtype)
+        sets.append(given)
+    return sets
+
+
 def relative_error(found: _Array, wanted: _Array) -> float:
     """Norm of the difference over norm of the wanted; infinite where shapes differ or not both are finite."""
     if found.shape != wanted.shape:

@@ -23,6 +23,9 @@ _SMALL = 1024
 """Constants of up to so many elements may matter to shape inference; larger ones are known to it by type alone."""
 
 
+_NUMBERS = 24
+"""How many of the integers that a model holds may be tried."""
+
 _NAMELESS = ("?", "*", "-1", "None", "none")
 """What some exporters call every dimension that they leave open; equal names do not mean equal sizes here."""
 
@@ -256,6 +259,20 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
         yield from attribute.graphs
+
+
+def held_numbers(graph: onnx.GraphProto) -> tuple[int, ...]:
+    """Single integers among the constants of a graph and of the graphs inside its nodes, in order of appearance."""
+    tensors = list(graph.initializer)
+    found: dict[int, None] = {}
+    for node in graph.node:
+        tensors += [one.t for one in node.attribute if one.name == "value" and one.type == onnx.AttributeProto.TENSOR]
+        for body in bodies(node):
+            found.update(dict.fromkeys(held_numbers(body)))
+    for tensor in tensors:
+        if tensor.data_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64) and np.prod(tensor.dims) == 1:
+            found[int(onnx.numpy_helper.to_array(tensor).ravel()[0])] = None
+    return tuple(found)[:_NUMBERS]
 
 
 def captured(node: onnx.NodeProto) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from joulec.passes.verification import (
     DEFAULT_TOLERANCE,
     VerificationError,
     Verified,
+    likely_inputs,
     random_inputs,
     verify,
 )
@@ -206,7 +207,11 @@ def _verify(model: Model, variants: Variants, options: CompileOptions, bench: Wo
         reference = source.reference()
         inputs = random_inputs(source.graph.inputs, options.seed)
         try:
-            results.append(verify(reference, _runner(model, one), inputs, tolerance))
+            verified = verify(reference, _runner(model, one), inputs, tolerance)
+            if verified.inputs == 0:
+                inputs = likely_inputs(source.graph.inputs, source.numbers, options.seed)
+                verified = verify(reference, _runner(model, one), inputs, tolerance)
+            results.append(verified)
         except VerificationError as error:
             culprit = find_culprit(
                 source.graph,

@@ -27,12 +27,14 @@ class Source:
         batched: whether its inputs and outputs all lead with the batch.
         graph: canonical.
         reference: makes what computes the original, on demand.
+        numbers: integers that the model holds, which may be what it expects of an input.
     """
 
     batch: int
     batched: bool
     graph: Graph
     reference: Callable[[], Reference]
+    numbers: tuple[int, ...] = ()
 
 
 def read_sources(
@@ -67,6 +69,7 @@ def read_sources(
 
 def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mapping[str, Sequence[int]]) -> Source:
     from joulec.passes.onnx.importer import import_onnx
+    from joulec.passes.onnx.program import held_numbers
     from joulec.passes.onnx.reference import check_shapes, onnx_reference
 
     imported = import_onnx(model, input_shapes, batch)
@@ -74,7 +77,8 @@ def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mappin
     graph = canonicalise(imported.graph, fuses)
     if input_shapes:
         check_shapes(imported.model)  # shapes that the model does not take are told before anything is measured
-    return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model))
+    numbers = held_numbers(imported.model.graph)
+    return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model), numbers)
 
 
 def _from_module(module: Any, fuses: Fuses, sizes: Sequence[int] | None) -> Source:

@@ -275,3 +275,13 @@ class TestWhatIsAtFault:
             assert chosen["max_pool2d"].startswith("pool")
         finally:
             compiled.model.close()
+
+
+def test_likely_inputs_hold_the_models_own_numbers():
+    from joulec.passes.graph import TensorType, Value
+    from joulec.passes.verification import likely_inputs
+
+    values = [Value.input("x", TensorType((2, 3), "float32")), Value.input("rate", TensorType((), "int64"))]
+    sets = likely_inputs(values, (16000, 8000), seed=0)
+    assert [int(given["rate"]) for given in sets[:2]] == [16000, 8000]
+    assert all(given["x"].min() >= 0 and given["x"].max() < 1 for given in sets)
