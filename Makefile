@@ -24,7 +24,7 @@ test-relay: $(RELAY_READY)
 test-onnx: $(READY)
 	$(BIN)/python tests/conformance/node_tests.py --engines joulec,onnxruntime,reference --write docs/onnx-coverage.md
 	$(BIN)/python tests/conformance/broken_files.py --count 1000
-	JOULEC_GRAPHS=2000 $(BIN)/python -m pytest -q tests/conformance/test_generated_graphs.py
+	JOULEC_GRAPHS=2000 JOULEC_MOVEMENTS=2000 $(BIN)/python -m pytest -q tests/conformance/test_generated_graphs.py tests/conformance/test_generated_movements.py
 
 # With this, and a Chromium on the path, `make test` opens the report's page in a browser.
 browser: $(READY)

@@ -16,7 +16,7 @@ from movement_strategy import movements
 
 import joulec
 
-COUNT = int(os.environ.get("JOULEC_MOVEMENTS", "60"))
+COUNT = int(os.environ.get("JOULEC_MOVEMENTS", "30"))
 SEED = int(os.environ.get("JOULEC_GRAPHS_SEED", "0"))
 
 
