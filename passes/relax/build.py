@@ -40,7 +40,7 @@ def build_library(module: Any, target: CpuTarget, path: Path) -> None:
 def _executable(module: Any, target: Any) -> Any:
     """What `relax.build` does, with code generated twice into one executable."""
     with target:
-        lowered = cpu_pipeline()(module)
+        lowered = cpu_pipeline()(relax.transform.InlinePrivateFunctions()(module))
     constants = dict((lowered.attrs or {}).get("const_name_to_constant", {}))
     builder = relax.ExecBuilder()
     vm_build._vmcodegen(builder, _steps(lowered), "bytecode")
