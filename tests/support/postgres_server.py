@@ -1,5 +1,6 @@
 """A PostgreSQL server of one's own, from the machine's binaries."""
 
+import atexit
 import os
 import pwd
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -37,6 +39,18 @@ def _unprivileged() -> tuple[list[str], int | None]:
     raise NoServerError("PostgreSQL refuses to run as root, and there is neither a postgres nor a nobody to run it as")
 
 
+@cache
+def _new_data(binaries: Path, as_user: tuple[str, ...], uid: int | None) -> Path:
+    """The data of a server that nobody has used, made once per process: copying them takes a tenth of the time."""
+    root = Path(tempfile.mkdtemp(prefix="joulec-pg-new-", dir="/tmp"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    if uid is not None:
+        os.chown(root, uid, -1)
+    make = ["-D", root / "data", "-U", "joulec", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+    subprocess.run([*as_user, binaries / "initdb", *make], check=True, stdout=subprocess.DEVNULL, cwd=root)
+    return root / "data"
+
+
 class Server:
     """A PostgreSQL server with its data in a folder of its own; user ``joulec``, no password, no TCP."""
 
@@ -57,9 +71,8 @@ class Server:
         self.root = Path(tempfile.mkdtemp(prefix="joulec-pg-", dir="/tmp"))  # a socket's path must be short
         if uid is not None:
             os.chown(self.root, uid, -1)
-        make = ["-D", self.root / "data", "-U", "joulec", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-        command = [*self.as_user, binaries / "initdb", *make]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.root)
+        data = _new_data(binaries, tuple(self.as_user), uid)
+        subprocess.run(["cp", "-a", data, self.root / "data"], check=True)
 
     @property
     def url(self) -> str:
