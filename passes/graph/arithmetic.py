@@ -30,7 +30,7 @@ class Applied(Weight):
         first, *rest = [part.value().astype(np.float64) for part in self.parts]
         for part in rest:
             (first,) = self.op.evaluate(first, part)
-        return np.ascontiguousarray(first, dtype=self.type.dtype)
+        return np.asarray(first, dtype=self.type.dtype, order="C")
 
 
 def multiplied(first: Weight, second: Weight) -> Weight:

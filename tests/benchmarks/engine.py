@@ -134,7 +134,7 @@ def main() -> None:
     """Load, say so, and answer orders until there are none."""
     kind, path, inputs, threads = sys.argv[1:]
     with np.load(inputs) as stored:
-        arrays = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
+        arrays = {name: np.array(stored[name], order="C") for name in stored.files}
     imported = _import(kind, int(threads))
     run = ENGINES[kind](path, arrays, int(threads))
     print(json.dumps("ready"), flush=True)

@@ -108,3 +108,11 @@ def test_value_and_type_equal_numpy(data):
     np.testing.assert_equal(weight.value(), value)
     assert weight.type.shape == value.shape
     assert weight.type.dtype == str(value.dtype)
+
+
+def test_the_reciprocal_of_a_number_has_no_axis():
+    from joulec.passes.graph.arithmetic import reciprocal
+
+    turned = reciprocal(literal(np.float32(4.0)))
+    assert turned.value().shape == turned.type.shape == ()
+    assert turned.value() == 0.25
