@@ -41,7 +41,7 @@ def _unprivileged() -> tuple[list[str], int | None]:
 
 @cache
 def _new_data(binaries: Path, as_user: tuple[str, ...], uid: int | None) -> Path:
-    """The data of a server that nobody has used, made once per process: copying them takes a tenth of the time."""
+    """The data of a server that nobody has used, made once per process: copying them is quicker."""
     root = Path(tempfile.mkdtemp(prefix="joulec-pg-new-", dir="/tmp"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     if uid is not None:
