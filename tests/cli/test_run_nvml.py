@@ -132,7 +132,7 @@ def here(tmp_path):
 
 @pytest.mark.parametrize("policy", ["frontier", "windowed"])
 def test_a_cap_that_halves_and_returns(here, gpu, batches, policy):
-    session, follower, shown = drive(here, gpu, batches.artifact, 12.0, "--policy", policy)
+    session, follower, shown = drive(here, gpu, batches.artifact, 9.0, "--policy", policy)
     assert session["power_source"] == "nvml"
     assert {sample["cap_w"] for sample in session["timeline"]} == {HIGH_W, LOW_W}
     high, low = spent(session["timeline"], HIGH_W), spent(session["timeline"], LOW_W)
