@@ -84,6 +84,8 @@ class WindowedPolicy:
         ran, power_w, highest_w = telemetry.configuration, telemetry.power_w, telemetry.highest_w
         if ran != self._levels[self._current] or power_w is None or highest_w is None or not telemetry.readings:
             return self.decision
+        if power_w <= 0:  # no device draws nothing: it is no reading
+            return self.decision
         if self._since_s is None:
             self._since_s = telemetry.t_s - telemetry.seconds
             self._visit, self._above = Visit(), 0.0

@@ -96,7 +96,7 @@ def say_error(text: str) -> None:
     typer.echo(f"joulec: error: {line if len(line) <= _LONGEST else line[:_LONGEST] + ' …'}", err=True)
 
 
-_LONGEST = 900
+_LONGEST = 4000
 """Characters of an error beyond which nobody reads it: compilers quote whole programs."""
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]

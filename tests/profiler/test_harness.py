@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -138,6 +139,15 @@ def test_each_outcome_is_stored_before_it_is_announced(make_harness, make_candid
     assert counts == [3, 3, 3]  # rivals are known together
 
 
+@pytest.fixture
+def interruptible():
+    """A shell's background job, in which tests may run, ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_measured_and_ends_the_worker(make_harness, make_candidate, store, tmp_path):
     """It comes while one rival is known and the other is still being measured."""
     first, second = make_candidate("busy", 1e-4), make_candidate("interrupts_parent", str(tmp_path / "pid"))

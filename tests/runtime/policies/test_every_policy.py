@@ -68,6 +68,13 @@ def test_decisions_lie_in_the_space_and_the_same_story_ends_the_same(name, data)
     assert decisions == tell(make_policy(name, SPACE, OPTIONS), steps)
 
 
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_a_mean_of_nothing_beside_a_peak_is_no_reading(name):
+    policy = make_policy(name, SPACE, OPTIONS)
+    ran = policy.decision.configuration
+    assert policy.step(Telemetry(ran, 0.0, peak_w=1.0, t_s=1.0, seconds=1.0), 30.0).configuration in set(SPACE)
+
+
 def well(policy, t_s, cap_w=100.0):
     """One step in which all is well."""
     ran = policy.decision.configuration
