@@ -99,9 +99,10 @@ class LayoutMeasuredCosts(_Layouts, MeasuredCosts):
 
 @dataclass
 class LayoutRooflineCosts(_Layouts, RooflineCosts):
-    """Estimated costs with conversions."""
+    """Estimated costs with conversions; whatever applies, TVM's own strategy has scheduled it."""
 
     monotone: bool = False
+    unscheduled: float = 1.0
     _edges: dict[tuple[TensorType, int, int], tuple[float, float]] = field(default_factory=dict)
 
     def _price(self, spec: NodeSpec) -> list[Choice]:

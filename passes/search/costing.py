@@ -305,10 +305,6 @@ def _point(cost: Cost) -> Point:
     return Point(cost.time_s, math.inf if cost.energy_j is None else cost.energy_j)
 
 
-_UNSCHEDULED = 8.0
-"""How much slower than its roofline the algorithm that always applies is taken to be: nobody has scheduled it."""
-
-
 @dataclass
 class RooflineCosts:
     """Prices everything by a roofline of the device: nothing is measured, time and energy are estimates.
@@ -316,10 +312,13 @@ class RooflineCosts:
     Attributes:
         backend: knows algorithms.
         energy_model: joules of (work, seconds).
+        unscheduled: how much slower than its roofline the algorithm that always applies, the last of several, is taken
+            to be: by default nobody has scheduled it.
     """
 
     backend: BackEnd
     energy_model: EnergyModel
+    unscheduled: float = 8.0
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
 
     def prepare(self, specs: Collection[NodeSpec]) -> None:
@@ -337,7 +336,7 @@ class RooflineCosts:
         for algorithm in algorithms:
             work, seconds = algorithm.work(spec), algorithm.lower_bound_s(spec)
             if len(algorithms) > 1 and algorithm is algorithms[-1]:
-                seconds *= _UNSCHEDULED
+                seconds *= self.unscheduled
             cost = Cost(seconds, self.energy_model(work, seconds), "estimated", "estimated")
             choices.append(Choice(algorithm, cost))
         return choices
