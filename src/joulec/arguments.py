@@ -91,13 +91,14 @@ def _fail(error: BaseException) -> None:
     raise typer.Exit(code)
 
 
+_LONGEST = 4000
+"""Characters of an error beyond which nobody reads it: compilers quote whole programs."""
+
+
 def say_error(text: str) -> None:
     line = " ".join(text.split())
     typer.echo(f"joulec: error: {line if len(line) <= _LONGEST else line[:_LONGEST] + ' …'}", err=True)
 
-
-_LONGEST = 4000
-"""Characters of an error beyond which nobody reads it: compilers quote whole programs."""
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
 Objective = Annotated[
