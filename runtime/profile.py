@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from joulec.runtime.external import FUNCTION
 from joulec.runtime.manifest import Assigned
 
 STEPS_SUFFIX = "__steps"
 """What the name of a function has after it where it runs step by step."""
+LOWERED = "tvm"
+"""The algorithm of operators that TVM lowers itself, to any number of steps under names of its own."""
+_ENGINES = ("onnxruntime", "onnx.reference")
+"""The algorithms of operators that are called outside; all their steps have one name."""
 _RUNTIME = ("vm.builtin.", "call_tir_dyn")
 _GO_ON = 0
 
@@ -21,17 +26,22 @@ Watch = Callable[[str, Sequence[Any]], None]
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a call.
+    """One step of a call, or the steps to which TVM lowered one operator, taken together.
 
     Attributes:
-        function: the kernel's name in the library.
+        function: the kernel's name in the library; the first one's of several.
         time_s: median seconds over the profiled calls.
-        assigned: the operator that it computes; None where it is a part of one that TVM lowered itself, or of none.
+        assigned: the operator that it computes; None where it is a part of one of several neighbours that TVM lowered.
     """
 
     function: str
     time_s: float
     assigned: Assigned | None
+
+    @property
+    def algorithm(self) -> str:
+        """What computes it."""
+        return self.assigned.algorithm if self.assigned else LOWERED
 
 
 class Recorder:
@@ -63,10 +73,37 @@ class Recorder:
     def steps(self, assignment: Sequence[Assigned]) -> tuple[Step, ...]:
         """Medians over all calls, each step beside the operator that it computes."""
         names = [name for name, _ in self.calls[0]]
-        seconds = [statistics.median(call[index][1] for call in self.calls) for index in range(len(names))]
-        places = map(Matcher(assignment), names)
-        found = [None if place is None else assignment[place] for place in places]
-        return tuple(map(Step, names, seconds, found))
+        places = _owners(names, assignment)
+        found, begin = [], 0
+        while begin < len(names):
+            place, end = places[begin], begin + 1
+            while place is not None and end < len(names) and places[end] == place:
+                end += 1
+            time_s = statistics.median(sum(seconds for _, seconds in call[begin:end]) for call in self.calls)
+            found.append(Step(names[begin], time_s, None if place is None else assignment[place]))
+            begin = end
+        return tuple(found)
+
+
+def _owners(names: Sequence[str], assignment: Sequence[Assigned]) -> list[int | None]:
+    """The index of each step's operator.
+
+    Steps without a kernel's name lie between two that have one, and so do the operators that TVM lowered: all belong to
+    the only such operator, or one to each where there are as many.
+    """
+    places: list[int | None] = [*map(Matcher(assignment), names)]
+    begin, before = 0, -1
+    while begin < len(names):
+        end = begin
+        while end < len(names) and places[end] is None:
+            end += 1
+        after = places[end] if end < len(names) else len(assignment)
+        assert after is not None
+        lowered = [place for place in range(before + 1, after) if assignment[place].algorithm == LOWERED]
+        if len(lowered) in (1, end - begin):
+            places[begin:end] = lowered if len(lowered) == end - begin else lowered * (end - begin)
+        begin, before = end + 1, after
+    return places
 
 
 def watching(watch: Watch) -> Callable[..., int]:
@@ -98,5 +135,7 @@ class Matcher:
 
 def _computes(name: str, assigned: Assigned) -> bool:
     family = assigned.algorithm.partition("(")[0]
+    if name == FUNCTION:
+        return family in _ENGINES
     base = f"{assigned.operator}_{family}".replace(".", "_")
     return name == base or (name.startswith(base) and name[len(base) :].lstrip("_").isdigit())

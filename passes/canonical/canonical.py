@@ -7,6 +7,7 @@ from collections.abc import Callable
 from joulec.passes.canonical.affine import affine_of_affine, affine_of_product
 from joulec.passes.canonical.fusion import fuse_activation, fuse_bias, fuse_residual
 from joulec.passes.canonical.gates import hard_swish, silu
+from joulec.passes.canonical.rows import step_before_rank
 from joulec.passes.canonical.site import Fuses, Site
 from joulec.passes.canonical.views import (
     drop_trivial,
@@ -28,6 +29,7 @@ SIMPLIFICATIONS: tuple[Simplification, ...] = (
     affine_of_product,
     silu,
     hard_swish,
+    step_before_rank,
     fuse_bias,
     fuse_activation,
     fuse_residual,
@@ -36,7 +38,7 @@ SIMPLIFICATIONS: tuple[Simplification, ...] = (
 
 
 def canonicalise(graph: Graph, fuses: Fuses) -> Graph:
-    """The canonical form of a graph. Each simplification makes it smaller, so this ends.
+    """The canonical form of a graph. Each simplification makes it smaller or moves a step forward, so this ends.
 
     Args:
         fuses: which steps the back end takes into an epilogue (`BackEnd.fuses`).

@@ -72,12 +72,13 @@ class DirectConv:
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         geometry, parts = Geometry.required(spec), chosen(params)
+        team = geometry.team(target)
         height, width = _plane(geometry)
         vectors, rows, columns = parts["vectors"], parts["rows"], parts["columns"]
         channels = vectors * target.lanes
         blocks, tall, wide = ceil_div(geometry.group_out, channels), ceil_div(height, rows), ceil_div(width, columns)
         signature = Signature.of(spec, (geometry.groups, blocks, geometry.group_in, *geometry.kernel, channels))
-        source, prepare = padded_source(geometry, signature)
+        source, prepare = padded_source(geometry, team, signature)
 
         def at(row: Expr, column: Expr) -> tuple[Expr, Expr]:
             flat = geometry.pointwise
@@ -130,14 +131,16 @@ class DirectConv:
             return loop(wide, lambda q: tile(n, g, o, start(t, height, rows), start(q, width, columns)))
 
         if _weights_bytes(geometry, channels) * 2 <= target.l2_bytes and not geometry.pointwise:
-            body = parallel((geometry.batch, geometry.groups, tall, blocks), lambda n, g, t, o: line(n, g, o, t))
+            extents = (geometry.batch, geometry.groups, tall, blocks)
+            body = parallel(team, extents, lambda n, g, t, o: line(n, g, o, t))
         elif geometry.pointwise:
             body = parallel(
+                team,
                 (geometry.batch, geometry.groups, blocks, wide),
                 lambda n, g, o, q: tile(n, g, o, start(0, 1, 1), start(q, width, columns)),
             )
         else:
-            body = parallel((geometry.batch, geometry.groups, blocks, tall), line)
+            body = parallel(team, (geometry.batch, geometry.groups, blocks, tall), line)
         return signature.function(*prepare, body)
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:

@@ -58,6 +58,7 @@ class GemmConv:
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         geometry, parts = Geometry.required(spec), chosen(params)
+        team = geometry.team(target)
         tile = _Tile(geometry, parts["channels"], parts["vectors"], target.lanes)
         signature = Signature.of(spec, tile.packed)
 
@@ -73,10 +74,9 @@ class GemmConv:
 
         tiles = ceil_div(geometry.positions, tile.width)
         if 4 * geometry.group_in * geometry.positions * 2 <= target.l2_bytes:
-            return signature.function(parallel((geometry.batch, geometry.groups, tile.blocks, tiles), compute))
-        swapped = parallel(
-            (geometry.batch, geometry.groups, tiles, tile.blocks), lambda n, g, q, o: compute(n, g, o, q)
-        )
+            return signature.function(parallel(team, (geometry.batch, geometry.groups, tile.blocks, tiles), compute))
+        extents = (geometry.batch, geometry.groups, tiles, tile.blocks)
+        swapped = parallel(team, extents, lambda n, g, q, o: compute(n, g, o, q))
         return signature.function(swapped)
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
@@ -102,9 +102,10 @@ class Im2colConv:
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         geometry, parts = Geometry.required(spec), chosen(params)
+        team = geometry.team(target)
         tile = _Tile(geometry, parts["channels"], parts["vectors"], target.lanes)
         signature = Signature.of(spec, tile.packed)
-        source, prepare = padded_source(geometry, signature)
+        source, prepare = padded_source(geometry, team, signature)
         pitch = geometry.padded[1] if geometry.needs_padding else geometry.width
         span = _span(geometry, tile.width, target)
         tiles = ceil_div(span, tile.width)
@@ -143,7 +144,7 @@ class Im2colConv:
             )
 
         chunks = ceil_div(geometry.positions, span)
-        return signature.function(*prepare, parallel((geometry.batch, geometry.groups, chunks), chunk))
+        return signature.function(*prepare, parallel(team, (geometry.batch, geometry.groups, chunks), chunk))
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
         geometry = Geometry.required(spec)
@@ -237,7 +238,7 @@ def _packed(geometry: Geometry, params: Params, index: int, array: npt.NDArray[A
 def _span(geometry: Geometry, width: int, target: CpuTarget) -> int:
     """Positions of a panel: half the second-level cache, and a chunk for every thread where the plane has enough."""
     fitting = max(1, target.l2_bytes // 2 // (4 * geometry.taps * width)) * width
-    shared = ceil_div(ceil_div(geometry.positions, target.threads), width) * width
+    shared = ceil_div(ceil_div(geometry.positions, geometry.team(target).threads), width) * width
     return max(width, min(fitting, shared, geometry.positions))
 
 

@@ -166,7 +166,7 @@ class _PlaneConv:
             )
 
         row_blocks = ceil_div(geometry.out_height, planes.rows)
-        return signature.function(parallel((geometry.batch, geometry.groups, row_blocks), task))
+        return signature.function(parallel(geometry.team(target), (geometry.batch, geometry.groups, row_blocks), task))
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
         geometry, planes = Geometry.required(spec), _planes(spec, params, target)
@@ -217,7 +217,8 @@ def _planes(spec: NodeSpec, params: Params, target: CpuTarget) -> _Planes:
 
 def _block(geometry: Geometry, channels: int, vectors: int, target: CpuTarget, budget: int) -> _Planes:
     """The largest even blocks of rows that fit a budget of bytes and leave every thread a task."""
-    wanted = ceil_div(2 * target.threads if target.threads > 1 else 1, geometry.batch * geometry.groups)
+    threads = geometry.team(target).threads
+    wanted = ceil_div(2 * threads if threads > 1 else 1, geometry.batch * geometry.groups)
     pieces = min(wanted, geometry.out_height)
     while True:
         rows = ceil_div(geometry.out_height, pieces)

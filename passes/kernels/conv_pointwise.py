@@ -62,10 +62,11 @@ class PointwiseConv:
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
             emitter = _Emitter(spec, plan, operands, results[0])
+            parallel = plan.geometry.team(target).threads > 1
             if plan.gathered:
-                emitter.gathered(target.threads > 1)
+                emitter.gathered(parallel)
             else:
-                emitter.direct(target.threads > 1)
+                emitter.direct(parallel)
 
         return loops.prim_func(types, spec.results, body)
 

@@ -8,7 +8,7 @@ in registers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from joulec.passes.kernels.kernel import CpuTarget, Params
 
 Stmt = Any
 Expr = Any
+
+SERIAL_BELOW_FLOPS = 400_000
+"""Below this arithmetic a convolution stays on the calling thread: waking others costs more than they save."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -102,6 +105,11 @@ class Geometry:
         """Multiply-adds per result."""
         return self.group_in * self.kernel[0] * self.kernel[1]
 
+    def team(self, target: CpuTarget) -> CpuTarget:
+        """The target with as many threads as the convolution is worth."""
+        small = 2 * self.batch * self.out_channels * self.positions * self.taps < SERIAL_BELOW_FLOPS
+        return replace(target, threads=1) if small else target
+
     @property
     def padded(self) -> tuple[int, int]:
         """Height and width of the part of the padded input that some window touches."""
@@ -147,8 +155,8 @@ def vector_loop(extent: int, lanes: int, body: Callable[[Expr], Stmt]) -> Stmt:
     return block(loop(whole, lambda v: loop(lanes, lambda i: body(v * lanes + i), "vectorized")), *tail)
 
 
-def parallel(extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
-    """One parallel loop over all index tuples, the last index fastest."""
+def parallel(target: CpuTarget, extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
+    """One loop over all index tuples, the last index fastest, shared by the target's threads."""
     total = int(np.prod(extents))
 
     def split(flat: Expr) -> Stmt:
@@ -158,7 +166,7 @@ def parallel(extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
             flat = flat // extent
         return body(*reversed(indices))
 
-    return loop(total, split, "parallel")
+    return loop(total, split, "parallel" if target.threads > 1 else "serial")
 
 
 def const(value: int) -> Expr:
@@ -250,8 +258,8 @@ class Signature:
         return finished(tirx.PrimFunc([self.data, self.weights, *self.rest, self.result], body))
 
 
-def padded_copy(geometry: Geometry, data: Any, copy: Any) -> Stmt:
-    """Fill copy[N,C,padded height,padded width] with the input and zeros around it, parallel over the planes."""
+def padded_copy(geometry: Geometry, target: CpuTarget, data: Any, copy: Any) -> Stmt:
+    """Fill copy[N,C,padded height,padded width] with the input and zeros around it, planes shared by the threads."""
     height, width = geometry.padded
     columns = min(geometry.width, width - geometry.left)
 
@@ -269,15 +277,16 @@ def padded_copy(geometry: Geometry, data: Any, copy: Any) -> Stmt:
         within = tirx.all(h >= geometry.top, h < geometry.top + geometry.height)
         return tirx.IfThenElse(within, inside, zeros(0, width))
 
-    return parallel((geometry.batch, geometry.channels), lambda n, c: loop(height, lambda h: row(n, c, h)))
+    planes = (geometry.batch, geometry.channels)
+    return parallel(target, planes, lambda n, c: loop(height, lambda h: row(n, c, h)))
 
 
-def padded_source(geometry: Geometry, signature: Signature) -> tuple[Any, list[Stmt]]:
+def padded_source(geometry: Geometry, target: CpuTarget, signature: Signature) -> tuple[Any, list[Stmt]]:
     """What the windows read (the input, or a padded copy of it) and the statements that make it."""
     if not geometry.needs_padding:
         return signature.data, []
     source = buffer((geometry.batch, geometry.channels, *geometry.padded), "padded")
-    return source, [allocate(source), padded_copy(geometry, signature.data, source)]
+    return source, [allocate(source), padded_copy(geometry, target, signature.data, source)]
 
 
 def padded_channels(array: npt.NDArray[Any], groups: int, multiple: int) -> npt.NDArray[Any]:

@@ -38,7 +38,7 @@ class WinogradConv:
             return ()
         found: list[Params] = []
         for outputs in TILES[geometry.kernel[0]]:
-            plans = [plan_for(geometry, target, outputs, fused) for fused in (1, 0)]
+            plans = [plan_for(geometry, geometry.team(target), outputs, fused) for fused in (1, 0)]
             offered = [plan.params for plan in plans if plan is not None]
             found += offered if outputs == TILES[geometry.kernel[0]][0] else offered[:1]
         return found
@@ -68,7 +68,7 @@ class WinogradConv:
         types = [TensorType(plan.packed) if index == 1 else operand.type for index, operand in enumerate(spec.operands)]
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
-            emitter = Stages(spec, plan, operands, results[0], target.threads)
+            emitter = Stages(spec, plan, operands, results[0], plan.geometry.team(target).threads)
             if plan.fused:
                 emitter.fused()
             else:

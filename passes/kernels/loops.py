@@ -20,6 +20,8 @@ from joulec.passes.kernels.kernel import CpuTarget
 
 SERIAL_BELOW_BYTES = 32 * 1024
 """Below this traffic starting the worker threads costs more than the work itself."""
+PARALLEL_FROM_BYTES = 256 * 1024
+"""From this traffic on it is likelier that all threads pay than that they do not."""
 PARALLEL_ABOVE_BYTES = 1024 * 1024
 """From this traffic on all threads always pay."""
 TASKS_PER_THREAD = 4
@@ -195,7 +197,9 @@ def spread(target: CpuTarget, moved_bytes: int) -> list[int]:
     """Whether to run on all threads (1) or one (0), the likelier first; both where only measuring can tell."""
     if target.threads == 1 or moved_bytes < SERIAL_BELOW_BYTES:
         return [0]
-    return [1] if moved_bytes > PARALLEL_ABOVE_BYTES else [1, 0]
+    if moved_bytes > PARALLEL_ABOVE_BYTES:
+        return [1]
+    return [1, 0] if moved_bytes >= PARALLEL_FROM_BYTES else [0, 1]
 
 
 def piece_size(extent: int, outer: int, lanes: int, threads: int) -> int:

@@ -282,7 +282,7 @@ def _show_profile(out: Console, profile: Mapping[str, Any]) -> None:
         time_s = step["time_s"]
         table.add_row(
             step["node"] or step["function"],
-            step["algorithm"] or "",
+            step["algorithm"],
             show_time(time_s),
             f"{time_s / profile['time_s']:.1%}",
             _shown(step["predicted_s"], show_time),

@@ -158,7 +158,7 @@ def _profile(model: Model, arrays: list[_Array], options: RunOptions) -> dict[st
         {
             "node": step.assigned and step.assigned.node,
             "operator": step.assigned and step.assigned.operator,
-            "algorithm": step.assigned and step.assigned.algorithm,
+            "algorithm": step.algorithm,
             "function": step.function,
             "time_s": step.time_s,
             "predicted_s": step.assigned and step.assigned.time_s,

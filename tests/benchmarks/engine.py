@@ -46,7 +46,7 @@ class _Joulec:
         return [
             {
                 "node": step.assigned.node if step.assigned else step.function,
-                "algorithm": step.assigned.algorithm if step.assigned else "",
+                "algorithm": step.algorithm,
                 "time_s": step.time_s,
                 "flops": step.assigned and step.assigned.flops,
                 "dram_bytes": step.assigned and step.assigned.dram_bytes,

@@ -36,4 +36,35 @@ def test_each_kernel_finds_its_operator_in_order(clock):
     )
     call = [("conv2d_winograd", 1.0), ("conv2d_winograd1", 2.0), ("multiply", 0.1), ("conv2d_winograd", 1.0)]
     steps = record(clock, [call]).steps(plan)
-    assert [step.assigned and step.assigned.node for step in steps] == ["first", "second", None, "fourth"]
+    assert [step.assigned and step.assigned.node for step in steps] == ["first", "second", "third", "fourth"]
+    assert [step.algorithm for step in steps] == [plan[index].algorithm for index in (0, 2, 3, 4)]
+
+
+def test_all_steps_of_an_operator_that_tvm_lowered_are_one(clock):
+    plan = (
+        assigned("a", "conv2d", "winograd"),
+        assigned("b", "opaque.LSTM", "tvm"),
+        assigned("c", "add", "elementwise"),
+    )
+    call = [("conv2d_winograd", 1.0), ("product", 0.5), ("sigmoid", 0.25), ("product1", 0.5), ("add_elementwise", 1.0)]
+    steps = record(clock, [call]).steps(plan)
+    assert [(step.assigned and step.assigned.node, step.time_s) for step in steps] == [("a", 1), ("b", 1.25), ("c", 1)]
+
+
+def test_neighbours_that_tvm_lowered_have_a_step_each_or_no_name(clock):
+    plan = (
+        assigned("a", "opaque.Pow", "tvm"),
+        assigned("b", "opaque.Slice", "tvm"),
+        assigned("c", "add", "elementwise"),
+    )
+    steps = record(clock, [[("power", 1.0), ("slice", 2.0), ("add_elementwise", 1.0)]]).steps(plan)
+    assert [step.assigned and step.assigned.node for step in steps] == ["a", "b", "c"]
+    steps = record(clock, [[("power", 1.0), ("cast", 1.0), ("slice", 2.0), ("add_elementwise", 1.0)]]).steps(plan)
+    assert [step.assigned and step.assigned.node for step in steps] == [None, None, None, "c"]
+    assert [step.algorithm for step in steps] == ["tvm"] * 3 + ["elementwise"]
+
+
+def test_calls_of_another_engine_find_their_operators_in_order(clock):
+    plan = (assigned("a", "opaque.Loop", "onnxruntime"), assigned("b", "opaque.If", "onnx.reference"))
+    steps = record(clock, [[("joulec.onnx", 1.0), ("joulec.onnx", 2.0)]]).steps(plan)
+    assert [step.assigned and step.assigned.node for step in steps] == ["a", "b"]

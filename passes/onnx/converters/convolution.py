@@ -9,24 +9,26 @@ import numpy as np
 from joulec.passes.graph import Add, Conv2d, Reshape, Step, Transpose, literal
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Converter, Source, is_literal
-from joulec.passes.onnx.converters.geometry import geometry
+from joulec.passes.onnx.converters.geometry import as_before, as_planes, geometry
 
 
 def conv(source: Source) -> Sequence[Operand] | None:
-    """A constant bias goes into the epilogue; one computed at run time is added."""
-    data, kernel = source.operand(0), source.operand(1)
-    window = geometry(source, kernel.type.shape[2:])
+    """Over planes or rows. A constant bias goes into the epilogue; one computed at run time is added."""
+    rank = len(source.operand(0).type.shape)
+    window = geometry(source, source.operand(1).type.shape[2:])
     if window is None:
         return None
+    data, kernel = (as_planes(source, source.operand(index)) for index in (0, 1))
     op = Conv2d(window.strides, window.padding, window.dilation, source.attribute("group", 1))
     if not source.has(2):
-        return source.emit(op, data, kernel)
-    bias = source.operand(2)
-    if is_literal(bias):
-        return source.emit(op, data, kernel, bias, epilogue=(Step("bias"),))
-    (result,) = source.emit(op, data, kernel)
-    (column,) = source.emit(Reshape((1, bias.type.size, 1, 1)), bias)
-    return source.emit(Add(), result, column)
+        (result,) = source.emit(op, data, kernel)
+    elif is_literal(bias := source.operand(2)):
+        (result,) = source.emit(op, data, kernel, bias, epilogue=(Step("bias"),))
+    else:
+        (convolved,) = source.emit(op, data, kernel)
+        (column,) = source.emit(Reshape((1, bias.type.size, 1, 1)), bias)
+        (result,) = source.emit(Add(), convolved, column)
+    return [as_before(source, result, rank)]
 
 
 def conv_transpose(source: Source) -> Sequence[Operand] | None:

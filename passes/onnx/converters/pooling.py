@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from joulec.passes.graph import AvgPool2d, MaxPool2d, Reshape, Value
+from joulec.passes.graph import AvgPool2d, MaxPool2d, Reshape
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Converter, Source
-from joulec.passes.onnx.converters.geometry import geometry
+from joulec.passes.onnx.converters.geometry import as_before, as_planes, geometry
 from joulec.passes.onnx.errors import ModelError
 
 
@@ -19,8 +19,7 @@ def max_pool(source: Source) -> Sequence[Operand] | None:
     if window is None or len(source.outputs) != 1:
         return None
     ceil_mode = bool(source.attribute("ceil_mode", 0))
-    op = MaxPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode)
-    return _checked(source, source.emit(op, source.operand(0)))
+    return _pooled(source, MaxPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode))
 
 
 def average_pool(source: Source) -> Sequence[Operand] | None:
@@ -30,30 +29,42 @@ def average_pool(source: Source) -> Sequence[Operand] | None:
         return None
     ceil_mode = bool(source.attribute("ceil_mode", 0))
     counted = bool(source.attribute("count_include_pad", 0))
-    op = AvgPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode, counted)
-    return _checked(source, source.emit(op, source.operand(0)))
+    return _pooled(
+        source, AvgPool2d(window.kernel, window.strides, window.padding, window.dilation, ceil_mode, counted)
+    )
 
 
-def _checked(source: Source, results: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Shape inference keeps a last window that starts in the trailing padding; runtimes, and joulec, leave it out."""
-    if results[0].type != source.result_types[0]:
+def _pooled(source: Source, op: MaxPool2d | AvgPool2d) -> Sequence[Operand]:
+    """Planes or rows, pooled.
+
+    Shape inference keeps a last window that starts in the trailing padding; runtimes, and joulec, leave it out.
+    """
+    data = source.operand(0)
+    rank = len(data.type.shape)
+    (pooled,) = source.emit(op, as_planes(source, data))
+    result = as_before(source, pooled, rank)
+    if rank == 4 and result.type != source.result_types[0]:
         raise ModelError(
             f"node '{source.title}' ({source.node.op_type}): in ceil mode its last window lies in the padding, which "
             f"ONNX's shape inference counts and its runtimes do not; export it with ceil_mode=0 and explicit pads"
         )
-    return results
+    return [result]
 
 
-def global_average_pool(source: Source) -> Sequence[Operand] | None:
-    """The window is the whole plane."""
-    shape = source.operand(0).type.shape
-    return source.emit(AvgPool2d(shape[2:]), source.operand(0)) if len(shape) == 4 else None
+def _global(kind: type[MaxPool2d] | type[AvgPool2d]) -> Converter:
+    """The window is the whole plane, or the whole row."""
 
+    def converter(source: Source) -> Sequence[Operand] | None:
+        data = source.operand(0)
+        rank = len(data.type.shape)
+        if rank not in (3, 4):
+            return None
+        planes = as_planes(source, data)
+        height, width = planes.type.shape[2:]
+        (pooled,) = source.emit(kind((height, width)), planes)
+        return [as_before(source, pooled, rank)]
 
-def global_max_pool(source: Source) -> Sequence[Operand] | None:
-    """The window is the whole plane."""
-    shape = source.operand(0).type.shape
-    return source.emit(MaxPool2d(shape[2:]), source.operand(0)) if len(shape) == 4 else None
+    return converter
 
 
 def reduce_mean(source: Source) -> Sequence[Operand] | None:
@@ -69,7 +80,7 @@ def reduce_mean(source: Source) -> Sequence[Operand] | None:
 CONVERTERS: Mapping[str, Converter] = {
     "MaxPool": max_pool,
     "AveragePool": average_pool,
-    "GlobalAveragePool": global_average_pool,
-    "GlobalMaxPool": global_max_pool,
+    "GlobalAveragePool": _global(AvgPool2d),
+    "GlobalMaxPool": _global(MaxPool2d),
     "ReduceMean": reduce_mean,
 }

@@ -27,6 +27,14 @@ NEON = CpuTarget('{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cort
 SMALL_CACHES = CpuTarget(HASWELL.target, 8, 16, 1, l1_bytes=2048, l2_bytes=8192)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shared():
+    """However small, convolutions are shared by all threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("joulec.passes.kernels.conv_tir.SERIAL_BELOW_FLOPS", 0)
+        yield
+
+
 def conv(shape, kernel, steps=(), **attributes):
     """A node with seeded weights."""
     rng = np.random.default_rng(7)
@@ -204,6 +212,15 @@ def test_kernels_decline_what_they_cannot_compute():
             assert not kernel.schedules(node.spec, HASWELL)
     with pytest.raises(ValueError, match="constant kernel"):
         DirectConv().build(variable.spec, (), HASWELL)
+
+
+@pytest.mark.skipif(not runs_here(HASWELL), reason="needs AVX2")
+@pytest.mark.parametrize(("kernel", "node"), ALL)
+def test_small_convolutions_stay_on_the_calling_thread(kernel, node, monkeypatch):
+    monkeypatch.setattr("joulec.passes.kernels.conv_tir.SERIAL_BELOW_FLOPS", 10**9)
+    for params in kernel.schedules(node.spec, HASWELL)[:1]:
+        assert "T.parallel" not in kernel.build(node.spec, params, HASWELL).script()
+        check(kernel, node, params, HASWELL)
 
 
 @pytest.mark.parametrize(("kernel", "node"), ALL)

@@ -21,6 +21,7 @@ def _i(*values: int) -> np.ndarray:
 
 
 IMAGE = (2, 6, 9, 8)
+ROWS = (2, 6, 10)
 
 # operator, input shapes, constants in the order of operands (None: left out), attributes, opset
 MODELLED = [
@@ -30,6 +31,14 @@ MODELLED = [
     ("Conv", [IMAGE], [_f(5, 6, 4, 4)], {"auto_pad": "SAME_LOWER", "strides": [2, 3]}, 13),
     ("Conv", [IMAGE], [_f(5, 6, 4, 4)], {"auto_pad": "VALID"}, 13),
     ("Conv", [IMAGE, (5, 6, 3, 3), (5,)], [], {}, 13),
+    ("Conv", [ROWS], [_f(4, 6, 3), _f(4)], {"pads": [1, 2]}, 11),
+    ("Conv", [ROWS], [_f(4, 3, 2)], {"group": 2, "strides": [2], "dilations": [3]}, 13),
+    ("Conv", [ROWS], [_f(5, 6, 4)], {"auto_pad": "SAME_LOWER", "strides": [3]}, 13),
+    ("Conv", [ROWS, (5, 6, 3), (5,)], [], {}, 13),
+    ("MaxPool", [ROWS], [], {"kernel_shape": [3], "strides": [2], "ceil_mode": 1}, 12),
+    ("AveragePool", [ROWS], [], {"kernel_shape": [3], "pads": [1, 0], "count_include_pad": 1}, 10),
+    ("GlobalAveragePool", [ROWS], [], {}, 13),
+    ("GlobalMaxPool", [ROWS], [], {}, 13),
     ("MaxPool", [IMAGE], [], {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 0, 1]}, 8),
     ("MaxPool", [IMAGE], [], {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, 10),
     ("MaxPool", [IMAGE], [], {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [1, 0, 1, 0], "ceil_mode": 1}, 12),
@@ -125,8 +134,8 @@ MODELLED = [
 
 # operators, or forms of them, that stay as they are
 OPAQUE = [
-    ("Conv", [(2, 4, 9)], [_f(5, 4, 3), _f(5)], {"pads": [1, 1]}, 13),
-    ("MaxPool", [(2, 4, 9)], [], {"kernel_shape": [3]}, 12),
+    ("Conv", [(2, 4, 5, 3, 4)], [_f(5, 4, 3, 2, 2), _f(5)], {"pads": [1, 0, 1, 1, 0, 1]}, 13),
+    ("MaxPool", [(2, 4, 5, 3, 4)], [], {"kernel_shape": [3, 2, 2]}, 12),
     ("LayerNormalization", [(2, 3, 4)], [np.ones(1, np.float32), _f(4)], {}, 17),
     ("Gelu", [(3, 4)], [], {"approximate": "tanh"}, 20),
     ("Softsign", [IMAGE], [], {}, 13),
