@@ -1,4 +1,4 @@
-"""Runs the functions of a compiled library on one dedicated thread; with `machines`, all that knows TVM here."""
+"""Runs the functions of a compiled library, one call after another; with `machines`, all that knows TVM here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from joulec.runtime.external import EXTERNALS
 from joulec.runtime.machines import make_machine
 from joulec.runtime.manifest import Entry
 from joulec.runtime.profile import Recorder, Step, watching
-from joulec.runtime.thread import CallHangs, CallThread
+from joulec.runtime.thread import CallHangs, CallHere, CallThread
 from joulec.runtime.timing import Timing, time_calls
 from joulec.tvm_version import require_tvm
 
@@ -60,7 +60,8 @@ def import_tvm(threads: int, frontend: str = "relax") -> Any:
 class Executor:
     """A loaded library with its weights.
 
-    All calls run on one thread of its own: TVM keeps a pool of workers per calling thread, and old ones linger.
+    Where kernels start worker threads, all calls run on one thread of its own: TVM keeps a pool of workers per calling
+    thread, and old ones linger. Where none does, calls run on the caller's.
 
     Args:
         library: the shared library.
@@ -70,6 +71,7 @@ class Executor:
         externals: ONNX definitions by digest.
         threads: worker threads.
         frontend: ``relax`` or ``relay``: the back end that compiled it.
+        parallel: whether some kernel starts worker threads.
 
     Raises:
         ImportError: TVM is not installed.
@@ -84,12 +86,13 @@ class Executor:
         externals: Mapping[str, bytes],
         threads: int,
         frontend: str = "relax",
+        parallel: bool = True,
     ) -> None:
         self.threads = threads
         self._frontend = frontend
         self._entries = {entry.function: entry for entry in entries}
         self._digests = tuple(externals)
-        self._thread = CallThread("joulec-executor")
+        self._thread = CallThread("joulec-executor") if parallel else CallHere()
         self._closed = False
         EXTERNALS.acquire(externals, threads)
         try:

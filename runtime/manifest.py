@@ -228,6 +228,7 @@ class Manifest:
         frontend: ``relax`` or ``relay``: whose executor the library needs.
         variants: names of the graph's variants, from fast to frugal; empty where there is one only. Not every batch
             size need have all.
+        parallel: whether some kernel starts worker threads.
         format_version: layout of the artifact.
     """
 
@@ -242,6 +243,7 @@ class Manifest:
     created: str = ""
     frontend: str = "relax"
     variants: tuple[str, ...] = ()
+    parallel: bool = True
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -321,6 +323,7 @@ class Manifest:
             created=fields.text("created"),
             frontend=fields.text("frontend") if fields.has("frontend") else "relax",
             variants=fields.texts("variants") if fields.has("variants") else (),
+            parallel=fields.boolean("parallel") if fields.has("parallel") else True,
             format_version=version,
         )
 

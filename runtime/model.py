@@ -70,7 +70,9 @@ class Model:
         self._entries = manifest.lookup()
         self._variant = variant
         count = threads or min(manifest.threads, available_cpus())
-        self._executor = Executor(library, manifest.entries, weights, self._externals, count, manifest.frontend)
+        self._executor = Executor(
+            library, manifest.entries, weights, self._externals, count, manifest.frontend, manifest.parallel
+        )
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

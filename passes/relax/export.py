@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
-from tvm import relax
+from tvm import relax, tirx
+from tvm_ffi import structural_walk
 
 from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
 from joulec.passes.onnx.engines import external_key
@@ -52,6 +53,17 @@ class Exported:
     entries: list[EntryPoint]
     weights: dict[str, _Array]
     externals: dict[str, bytes]
+
+    @property
+    def parallel(self) -> bool:
+        """Whether some function shares its work out to threads. What TVM itself lowers does not."""
+        return any(_is_parallel(one) for one in self.module.functions.values() if isinstance(one, tirx.PrimFunc))
+
+
+def _is_parallel(function: Any) -> bool:
+    kinds: set[int] = set()
+    structural_walk(function.body, (tirx.For, lambda loop: kinds.add(int(loop.kind))))
+    return int(tirx.ForKind.PARALLEL) in kinds
 
 
 @dataclass

@@ -71,6 +71,11 @@ class Exported:
         """What `build_library` compiles."""
         return self.entries
 
+    @property
+    def parallel(self) -> bool:
+        """Whether some kernel may start threads: TVM's own schedules do."""
+        return True
+
 
 @dataclass
 class Exporter:

@@ -161,6 +161,7 @@ def _build(variants: Variants, options: CompileOptions, bench: Workbench) -> Mod
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         frontend=bench.backend.name,
         variants=variants.names,
+        parallel=exported.parallel,
     )
     return _load(exported, manifest, bench)
 

@@ -26,7 +26,9 @@ from joulec.passes.graph import (
     padded,
 )
 from joulec.passes.graph.evaluate import evaluate
+from joulec.passes.kernels.target import cpu_target
 from joulec.passes.relax.export import Exporter
+from joulec.passes.search.choices import Choice
 
 RNG = np.random.default_rng(0)
 RELU = Step("activation", "relu")
@@ -68,6 +70,18 @@ def assert_means(tools, graph, assignment, **options):
 def test_a_graph_means_the_same_under_any_assignment(tools, assign):
     graph = network()
     assert_means(tools, graph, getattr(tools, assign)(graph))
+
+
+@pytest.mark.parametrize(("threads", "size", "shared"), [(2, 64, True), (2, 8, False), (1, 64, False)])
+def test_whether_a_module_starts_threads(tools, threads, size, shared):
+    x = Value.input("x", TensorType((1, 16, size, size)))
+    node = Node.make(Conv2d(), (x, constant(16, 16, 1, 1)))
+    graph = Graph.build([x], node.outputs, [node])
+    algorithm = tools.back_end(target=cpu_target("llvm", threads)).algorithms(node.spec)[0]
+    assert algorithm.kernel is not None
+    exporter = Exporter()
+    exporter.add("main", graph, {node: Choice(algorithm, tools.FREE)})
+    assert exporter.finish().parallel is shared
 
 
 def test_weight_expressions_are_folded(tools):
