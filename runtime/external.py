@@ -22,6 +22,9 @@ from joulec.profiler.dtypes import as_carrier, from_carrier, numpy_dtype
 FUNCTION = "joulec.onnx"
 """Name of the packed function."""
 
+ENGINES = ("onnxruntime", "onnx.reference", "onnx")
+"""Algorithms that are calls of the packed function; the last is the Relay back end's name for either."""
+
 BY_REFERENCE = "reference-"
 """Begins the digests of definitions that ONNX's reference implementation is to compute even where ONNX Runtime is."""
 
@@ -68,8 +71,16 @@ class _OrtSession:
 
         try:
             self._run(inputs, outputs)
-        except (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented) as error:
-            raise ExternalError(f"ONNX Runtime cannot compute an operator: {_one_line(error)}") from error
+        except (
+            state.Fail,
+            state.InvalidArgument,
+            state.RuntimeException,
+            state.NotImplemented,
+            RuntimeError,  # how binding tells that a result has another shape than its memory
+        ) as error:
+            raise ExternalError(
+                f"the model does not take these inputs: ONNX Runtime cannot compute an operator: {_one_line(error)}"
+            ) from error
 
     def _run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
         if any(array.size == 0 for array in (*inputs, *outputs)):  # no address to bind
@@ -107,7 +118,9 @@ class _ReferenceSession:
             with np.errstate(all="ignore"):
                 results: Any = self._evaluator.run(None, dict(zip(self._names, given, strict=True)))
         except Exception as error:  # its operators are numpy code, which raises whatever it meets
-            raise ExternalError(f"onnx.reference cannot compute an operator: {_one_line(error)}") from error
+            raise ExternalError(
+                f"the model does not take these inputs: onnx.reference cannot compute an operator: {_one_line(error)}"
+            ) from error
         _store(results, [from_carrier(array, dtype) for array, dtype in zip(outputs, gives, strict=True)])
 
 

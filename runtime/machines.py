@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from joulec.runtime.external import EXTERNALS, FUNCTION
+from joulec.runtime.external import EXTERNALS, FUNCTION, ExternalError
 from joulec.runtime.manifest import Entry
 from joulec.runtime.profile import STEPS_SUFFIX
 from joulec.words import plain_word
@@ -51,6 +51,7 @@ class RelaxMachine:
 
     def __init__(self, tvm: Any, library: Path) -> None:
         tvm.register_global_func(FUNCTION, partial(_call_external, np.from_dlpack), override=True)
+        tvm.error.register_error(ExternalError.__name__, ExternalError)  # it passes through the machine as it is
         self._tvm, self._library = tvm, tvm.runtime.load_module(str(library))
         self._machine = tvm.relax.VirtualMachine(self._library, tvm.cpu())
         self.empty: Callable[..., Any] = partial(tvm.runtime.empty, device=tvm.cpu())

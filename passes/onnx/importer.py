@@ -11,6 +11,7 @@ import onnx
 from joulec.passes.graph import Graph, OperatorError, TensorType, Value
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters import CONVERTERS, Builder, Source, opaque
+from joulec.passes.onnx.engines import has_onnxruntime
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold_once
 from joulec.passes.onnx.load import load
@@ -27,11 +28,13 @@ class ImportedModel:
         graph: values carry ONNX's names, nodes those of the ONNX nodes.
         model: shapes fixed and constants folded, otherwise as the file has it: the original for verification.
         batch: the leading dimension that all inputs and outputs share, None where there is none.
+        seen: values whose shape no inference tells, as operator and type: runs on random inputs showed it.
     """
 
     graph: Graph
     model: onnx.ModelProto
     batch: int | None
+    seen: tuple[str, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -62,7 +65,12 @@ def import_onnx(
     program = load(model)
     fold_once(program, {})
     program, types, found = fix(program, input_shapes, batch)
-    return ImportedModel(_graph(program, types), program.model(types), found)
+    return ImportedModel(_graph(program, types), program.model(types), found, _seen(program))
+
+
+def _seen(program: Program) -> tuple[str, ...]:
+    made = [(node, name) for node in program.nodes for name in node.output if name in program.seen]
+    return tuple(f"'{name}' of {title(node)} ({node.op_type}) as {program.seen[name]}" for node, name in made)
 
 
 def _edges(program: Program, types: Mapping[str, TensorType]) -> set[str]:
@@ -80,6 +88,7 @@ def _edges(program: Program, types: Mapping[str, TensorType]) -> set[str]:
             raise ModelError(
                 f"{program.name}: the shape of output '{value.name}'{place} cannot be told ahead: it depends on data, "
                 f"or is no tensor; joulec needs fixed shapes: export the model with that output's shape, or cut it off"
+                + ("" if has_onnxruntime() else "; joulec[onnxruntime] knows more operators")
             )
         if value.name not in edges:
             raise ModelError(f"{program.name}: '{value.name}' holds text; joulec takes tensors of numbers only")
@@ -102,7 +111,7 @@ def _check_sizes(program: Program, types: Mapping[str, TensorType]) -> None:
 
 def _graph(program: Program, types: Mapping[str, TensorType]) -> Graph:
     inputs = [Value.input(value.name, types[value.name]) for value in program.inputs]
-    builder = Builder(program.constants, {value.name: value for value in inputs})
+    builder = Builder(program.constants, {value.name: value for value in inputs}, unsure=program.unsure)
     names = [value.name for value in program.outputs]
     for region in regions(program.nodes, _edges(program, types), names):
         source = Source(region.nodes[-1], program.opsets, types, builder)
@@ -118,7 +127,7 @@ def _graph(program: Program, types: Mapping[str, TensorType]) -> Graph:
 
 def _modelled(source: Source) -> Sequence[Operand] | None:
     """The results of a node in joulec's own operators, None where they do not cover it."""
-    convert = CONVERTERS.get(source.node.op_type)
+    convert = None if _follows_data(source) else CONVERTERS.get(source.node.op_type)
     if convert is None or source.node.domain not in ("", "ai.onnx") or not source.is_float32:
         source.builder.discard()
         return None
@@ -130,3 +139,11 @@ def _modelled(source: Source) -> Sequence[Operand] | None:
         source.builder.discard()
         return None
     return results
+
+
+def _follows_data(source: Source) -> bool:
+    """Whether integers that are computed decide a result's shape, so that it is not certain to be the one seen."""
+    computed = [name for name in source.node.input[1:] if name and name not in source.builder.constants]
+    return any(name in source.builder.unsure for name in source.outputs) and any(
+        source.types[name].dtype in ("int32", "int64") for name in computed if name in source.types
+    )

@@ -45,6 +45,8 @@ class Program:
         nodes: in topological order; `Constant` nodes have become constants.
         constants: arrays by name.
         declared: types that the file states for its values; they count where shape inference cannot tell.
+        seen: types of values that shape inference cannot tell, as runs gave them; others follow from these.
+        unsure: values whose shape other data may change all the same: what computes them must check it at each call.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Program:
     opsets: Mapping[str, int]
     ir_version: int
     declared: Mapping[str, TensorType] = field(default_factory=dict)
+    seen: Mapping[str, TensorType] = field(default_factory=dict)
+    unsure: frozenset[str] = frozenset()
 
     @staticmethod
     def of(model: onnx.ModelProto) -> Program:
@@ -96,6 +100,8 @@ class Program:
             self.opsets,
             self.ir_version,
             self.declared,
+            self.seen,
+            self.unsure,
         )
 
     @property
@@ -107,18 +113,18 @@ class Program:
         """The model with large constants as inputs: what checker and shape inference need, and small."""
         small = {name for name, array in self.constants.items() if array.size <= _SMALL}
         free = [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
-            )
+            typed(name, TensorType(array.shape, str(array.dtype)))
             for name, array in self.constants.items()
             if name not in small
         ]
         return self._model([*self.inputs, *free], self.outputs, sorted(small))
 
     def model(self, types: Mapping[str, TensorType]) -> onnx.ModelProto:
-        """The whole model, its outputs typed."""
+        """The whole model; its outputs have the shapes of these types, those not among them what they stated."""
         outputs = [
             onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, types[value.name].shape)
+            if value.name in types
+            else value
             for value in self.outputs
         ]
         return self._model(self.inputs, outputs, list(self.constants))
@@ -142,6 +148,7 @@ class Program:
         skeleton = self.skeleton()
         for output in skeleton.graph.output:
             output.type.tensor_type.ClearField("shape")
+        skeleton.graph.value_info.extend(typed(name, type) for name, type in self.seen.items())
         try:
             graph = _inferred(skeleton)
         except onnx.shape_inference.InferenceError as error:
@@ -152,7 +159,8 @@ class Program:
         types = {name: TensorType(array.shape, str(array.dtype)) for name, array in self.constants.items()}
         types.update(_declared([*graph.input, *graph.value_info, *graph.output]))
         made = {name for node in self.nodes for name in node.output}
-        types.update((name, type) for name, type in self.declared.items() if name in made and name not in types)
+        for stated in (self.seen, self.declared):
+            types.update((name, type) for name, type in stated.items() if name in made and name not in types)
         self._infer_backwards(types, graph.value_info)
         self._check_reshapes(types)
         return types
@@ -200,9 +208,10 @@ def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, check_type=True, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
-        if "(op_type:Constant)" not in str(error):
+        if "(op_type:Constant)" not in str(error) and "(op_type:If" not in str(error):
             raise
-        # it stumbled inside of a function that defines an operator, of which the model holds nothing wrong
+        # it stumbled inside of a function that defines an operator, of which the model holds nothing wrong; or inside
+        # of a branch, which need not fit where the other one is taken
         return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
 
 
@@ -240,6 +249,12 @@ def _without_unused(node: onnx.NodeProto, needed: set[str], opset: int) -> onnx.
     return renewed
 
 
+def typed(name: str, type: TensorType) -> onnx.ValueInfoProto:
+    """A value of this type in ONNX's words."""
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type.dtype))
+    return onnx.helper.make_tensor_value_info(name, element, type.shape)
+
+
 def dimensions(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     """Sizes, where known, else the dimension's name (perhaps empty)."""
     dims = value.type.tensor_type.shape.dim
@@ -262,17 +277,17 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def held_numbers(graph: onnx.GraphProto) -> tuple[int, ...]:
-    """Single integers among the constants of a graph and of the graphs inside its nodes, in order of appearance."""
+    """Single integers among the constants of a graph, then of the graphs inside its nodes, in order of appearance."""
     tensors = list(graph.initializer)
-    found: dict[int, None] = {}
+    inner: list[int] = []
     for node in graph.node:
         tensors += [one.t for one in node.attribute if one.name == "value" and one.type == onnx.AttributeProto.TENSOR]
         for body in bodies(node):
-            found.update(dict.fromkeys(held_numbers(body)))
-    for tensor in tensors:
-        if tensor.data_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64) and np.prod(tensor.dims) == 1:
-            found[int(onnx.numpy_helper.to_array(tensor).ravel()[0])] = None
-    return tuple(found)[:_NUMBERS]
+            inner += held_numbers(body)
+    kinds = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    whole = [tensor for tensor in tensors if tensor.data_type in kinds and np.prod(tensor.dims) == 1]
+    own = [int(onnx.numpy_helper.to_array(tensor).ravel()[0]) for tensor in whole]
+    return tuple(dict.fromkeys((*own, *inner)))[:_NUMBERS]
 
 
 def captured(node: onnx.NodeProto) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ import onnx.helper
 from joulec.passes.graph import TensorType
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold_once
+from joulec.passes.onnx.observing import foreign_results, observed
 from joulec.passes.onnx.places import Place, Shape, grown, reshaped, result_place
-from joulec.passes.onnx.program import Program, references, title
+from joulec.passes.onnx.program import Program, references, title, typed
 
 _STATED = {"Expand": 1, "Resize": 3}
 """Which operand of an operator states the shape of its result, beside Reshape's."""
@@ -117,7 +118,7 @@ class Rebatching:
         alone = Program(
             self.source.name,
             [
-                _typed(name, self.types[name])
+                typed(name, self.types[name])
                 for name in names
                 if name not in self.known.constants and name in self.types
             ],
@@ -138,6 +139,7 @@ class Rebatching:
             types = alone.infer()
         except ModelError:
             return None
+        types |= observed(alone, foreign_results(alone, types))
         return {name: types[name] for name in node.output if name in types}
 
     def _placed(
@@ -286,9 +288,3 @@ class Rebatching:
             f"{self.source.name}: node '{title(node)}' ({node.op_type}) does not treat the leading dimension as a "
             f"batch, so {self.old} cannot become {self.new}; export the model for that batch"
         )
-
-
-def _typed(name: str, type: TensorType) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(
-        name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type.dtype)), type.shape
-    )

@@ -46,24 +46,30 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
     def by_onnx(given: Mapping[str, _Array], limit_s: float = time_limit_s) -> Sequence[_Array]:
         return checked(_in_a_process(definition, given, limit_s))
 
-    session = None if any(node.op_type in _DIVIDES for node in model.graph.node) else _session(definition)
+    session = None if any(node.op_type in _DIVIDES for node in model.graph.node) else ort_session(definition)
+    rounds = any(_rounds(node) for node in model.graph.node)
     if session is None:
-        return Reference(f"onnx.reference {onnx.__version__}", by_onnx)
+        return Reference(f"onnx.reference {onnx.__version__}", by_onnx, rounds=rounds)
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = [value.name for value in session.get_inputs()]
+    refusals: tuple[type[Exception], ...] = (*ort_refusals(), RuntimeError)
 
     def by_onnxruntime(given: Mapping[str, _Array]) -> Sequence[_Array]:
         try:
             found: Sequence[_Array] = session.run(None, {name: given[name] for name in names})
-        except (*_refusals(state), state.RuntimeException, RuntimeError) as error:
+        except refusals as error:
             raise ReferenceRefusal(one_line(error)) from error
         return checked(found)
 
-    return Reference(
-        f"onnxruntime {onnxruntime.__version__}", by_onnxruntime, partial(by_onnx, limit_s=_SECOND_LIMIT_S)
-    )
+    second = partial(by_onnx, limit_s=_SECOND_LIMIT_S)
+    return Reference(f"onnxruntime {onnxruntime.__version__}", by_onnxruntime, second, rounds)
+
+
+def _rounds(node: Any) -> bool:
+    """Whether an operator rounds to the levels of a quantised type, ONNX Runtime's own operators included."""
+    kind = str(node.op_type)
+    return ("Quantize" in kind and kind != "DequantizeLinear") or kind.startswith("QLinear")
 
 
 def check_shapes(model: Any) -> None:
@@ -72,10 +78,15 @@ def check_shapes(model: Any) -> None:
     Raises:
         ModelError: they do.
     """
-    _session(model.SerializeToString())
+    ort_session(model.SerializeToString())
 
 
-def _refusals(state: Any) -> tuple[type[Exception], ...]:
+def ort_refusals() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises where it does not take a model or its inputs; nothing where it is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return ()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
     return (
         state.Fail,
         state.InvalidGraph,
@@ -86,19 +97,24 @@ def _refusals(state: Any) -> tuple[type[Exception], ...]:
     )
 
 
-def _session(definition: bytes) -> Any:
-    """ONNX Runtime on the model; None where it is not installed or does not know one of the operators or types."""
+def ort_session(definition: bytes) -> Any:
+    """ONNX Runtime on the model; None where it is not installed or does not know one of the operators or types.
+
+    Raises:
+        ModelError: it finds that shapes in the model contradict each other.
+    """
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(definition, options, providers=["CPUExecutionProvider"])
-    except _refusals(state) as error:
+    except ort_refusals() as error:
+        if "Op (If)" in str(error) and (opened := _opened(definition)) != definition:
+            return ort_session(opened)  # of two branches one need not fit these shapes
         if "ShapeInferenceError" in str(error) or "TypeInferenceError" in str(error):
             raise ModelError(f"ONNX Runtime refuses the model with these shapes: {one_line(error)}") from error
         return None
@@ -107,6 +123,17 @@ def _session(definition: bytes) -> Any:
         for value in (*session.get_inputs(), *session.get_outputs())
     )
     return None if exotic else session  # it hands such numbers out as plain integers
+
+
+def _opened(definition: bytes) -> bytes:
+    """The model with inputs and outputs of any sizes."""
+    import onnx
+
+    model = onnx.load_from_string(definition)
+    for value in (*model.graph.input, *model.graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            dimension.Clear()
+    return bytes(model.SerializeToString())
 
 
 def _in_a_process(model: bytes, given: Mapping[str, _Array], time_limit_s: float) -> Sequence[_Array]:

@@ -10,6 +10,7 @@ import onnx.helper
 from joulec.passes.graph import TensorType
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold
+from joulec.passes.onnx.observing import foreign_results, observed, unknown_outputs
 from joulec.passes.onnx.places import Place
 from joulec.passes.onnx.program import Program, dimensions, title
 from joulec.passes.onnx.rebatching import Rebatching
@@ -138,13 +139,29 @@ def _folded(program: Program, shapes: Shapes) -> tuple[Program, dict[str, Tensor
                 )
         fixed.append(onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
     program.inputs = fixed
-    types = fold(program)
+    types = _typed(program)
     leads = {
         types[value.name].shape[0]
         for value in (*program.inputs, *program.outputs)
         if value.name in types and types[value.name].shape
     }
     return program, types, leads.pop() if len(leads) == 1 else None
+
+
+def _typed(program: Program) -> dict[str, TensorType]:
+    """Fold, and let runs on random inputs tell what shape inference cannot (`joulec.passes.onnx.observing`)."""
+    types = fold(program)
+    foreign = observed(program, foreign_results(program, types))
+    if foreign:
+        program.seen, program.unsure = foreign, frozenset(foreign)
+        types = fold(program)
+    outputs = observed(program, unknown_outputs(program, types))
+    if outputs:
+        known = frozenset(types)
+        program.seen = {**program.seen, **outputs}
+        types = fold(program)
+        program.unsure |= frozenset(types) - known
+    return types
 
 
 def _overridden(program: Program, shapes: Shapes) -> bool:

@@ -24,6 +24,7 @@ _USER_ERRORS = (
     ("joulec.profiler.meter", "MeterError"),
     ("joulec.costdb.store", "CostStoreError"),
     ("joulec.runtime.artifact", "ArtifactError"),
+    ("joulec.runtime.external", "ExternalError"),
     ("joulec.runtime.inputs", "InputError"),
     ("joulec.runtime.variant", "VariantError"),
     ("joulec.runtime.cap", "CapError"),

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from joulec.progress import Progress
+from joulec.runtime.external import ENGINES
 from joulec.runtime.manifest import Assigned
-
-ENGINES = ("onnxruntime", "onnx.reference", "onnx")
-"""Algorithms that are calls of another engine (the last is the Relay back end's)."""
 
 
 def warn_externals(assignment: Iterable[Assigned], progress: Progress) -> None:

@@ -156,16 +156,25 @@ def show_compiled(report: Mapping[str, Any], meter: str, outputs: Sequence[Path]
     out = console()
     _show_entries(out, report, ("origin", "predicted", "measured"))
     show_variants(out, report)
-    verified = report["verified"]
-    out.print(
-        f"verified on {verified['inputs']} random inputs against {verified['reference']}: "
-        f"largest relative error {verified['max_relative_error']:.2g}",
-        markup=False,
-    )
+    show_verified(out, report["verified"])
     _show_profiling_line(out, report["profiling"])
     out.print(f"energy by {meter}", markup=False)
     for output in outputs:
         out.print(f"wrote {output}", markup=False)
+
+
+def show_verified(out: Console, verified: Mapping[str, Any]) -> None:
+    """Print how the comparison with the original went."""
+    line = (
+        f"verified on {verified['inputs']} random inputs against {verified['reference']}: "
+        f"largest relative error {verified['max_relative_error']:.2g}"
+    )
+    if verified["own_error"]:
+        line += (
+            f" (it is quantised: against itself, with inputs changed by rounding, the original differs by "
+            f"{verified['own_error']:.2g})"
+        )
+    out.print(line, markup=False)
 
 
 def show_optimized(report: Mapping[str, Any], meter: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Column, Table
 
 from joulec.quantities import show_energy, show_time
-from joulec.render import console
+from joulec.render import console, show_verified
 
 
 def show_extras(report: Mapping[str, Any]) -> None:
@@ -18,13 +18,8 @@ def show_extras(report: Mapping[str, Any]) -> None:
             _show_explained(batch, entry["explain"])
         if "frontier" in entry:
             _show_frontier(batch, entry["frontier"])
-    verified = report["verified"]
-    if verified is not None:
-        console().print(
-            f"verified on {verified['inputs']} random inputs against {verified['reference']}: "
-            f"largest relative error {verified['max_relative_error']:.2g}",
-            markup=False,
-        )
+    if report["verified"] is not None:
+        show_verified(console(), report["verified"])
 
 
 def _show_explained(batch: str, explained: Mapping[str, Any]) -> None:

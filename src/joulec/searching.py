@@ -102,6 +102,8 @@ def _read(
 ) -> tuple[list[Source], CostSource]:
     progress.stage("reading the model")
     sources = read_sources(model, bench.backend.fuses, options.batch_sizes, options.input_shapes)
+    for note in dict.fromkeys(note for source in sources for note in source.notes):
+        progress.warn(note)
     costs = bench.costs(objective)
     if isinstance(costs, MeasuredCosts):
         costs.counts = Counter(node.spec for source in sources for node in source.graph.nodes)

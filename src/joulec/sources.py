@@ -28,6 +28,7 @@ class Source:
         graph: canonical.
         reference: makes what computes the original, on demand.
         numbers: integers that the model holds, which may be what it expects of an input.
+        notes: what the user should know of how the model was read.
     """
 
     batch: int
@@ -35,6 +36,7 @@ class Source:
     graph: Graph
     reference: Callable[[], Reference]
     numbers: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_sources(
@@ -78,7 +80,17 @@ def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mappin
     if input_shapes:
         check_shapes(imported.model)  # shapes that the model does not take are told before anything is measured
     numbers = held_numbers(imported.model.graph)
-    return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model), numbers)
+    notes = _notes(imported.seen)
+    return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model), numbers, notes)
+
+
+def _notes(seen: Sequence[str]) -> tuple[str, ...]:
+    if not seen:
+        return ()
+    return (
+        f"no rule tells the shape of {', '.join(seen)}: so it was in all runs on random inputs; a call whose data give "
+        "another shape ends in an error",
+    )
 
 
 def _from_module(module: Any, fuses: Fuses, sizes: Sequence[int] | None) -> Source:

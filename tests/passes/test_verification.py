@@ -98,6 +98,25 @@ class TestVerify:
         with pytest.raises(VerificationError, match="inf"):
             verify(self.REFERENCE, lambda g: [np.full_like(g["x"], wrong)], [{"x": array(1)}], 1e9)
 
+    def test_a_quantised_original_is_met_to_within_its_own_steps(self):
+        """Near the middle between two levels of 1, rounding decides which of them it is."""
+        middle = np.float32(2**20 + 0.5) * np.ones(64, "float32")
+        levels = Reference("levels", lambda given: [np.round(given["x"] / 3) - 2**20 / 3 + 1], rounds=True)
+        x = {"x": middle}
+        wanted = levels.run(x)[0]
+        outcome = verify(levels, lambda g: [wanted * 1.001], [x], 1e-4)
+        assert 1e-3 < outcome.own_error <= 0.1
+        assert outcome.max_relative_error == pytest.approx(1e-3, rel=0.01)
+        with pytest.raises(VerificationError, match="more than the tolerance"):
+            verify(replace(levels, rounds=False), lambda g: [wanted * 1.001], [x], 1e-4)
+        with pytest.raises(VerificationError, match="more than the tolerance"):
+            verify(levels, lambda g: [wanted * 1.5], [x], 1e-4)
+
+    def test_a_quantised_original_that_is_steady_is_met_to_the_tolerance(self):
+        steady = Reference("steady", lambda given: [np.round(given["x"]) + 0], rounds=True)
+        with pytest.raises(VerificationError, match="more than the tolerance"):
+            verify(steady, lambda g: [steady.run(g)[0] * 1.001], [{"x": array(1, 2, 3)}], 1e-4)
+
     def test_inputs_are_seeded_and_cover_magnitudes(self):
         values = [
             Value.input("x", TensorType((100, 100))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,11 +23,13 @@ class Builder:
         constants: arrays by ONNX name.
         operands: what each ONNX name stands for so far.
         nodes: the nodes so far.
+        unsure: ONNX names of values whose shape must be checked at each call (`joulec.passes.onnx.program.Program`).
     """
 
     constants: Mapping[str, Array]
     operands: dict[str, Operand]
     nodes: list[Node] = field(default_factory=list)
+    unsure: Collection[str] = ()
     _pending: list[Node] = field(default_factory=list)
 
     def operand(self, name: str) -> Operand:

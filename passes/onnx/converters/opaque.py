@@ -13,7 +13,7 @@ from joulec.passes.graph import Opaque, TensorType
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Builder, Source
 from joulec.passes.onnx.fold import is_random
-from joulec.passes.onnx.program import bodies, captured
+from joulec.passes.onnx.program import bodies, captured, typed
 from joulec.passes.onnx.regions import Region
 
 _INLINE_BYTES = 4096
@@ -33,6 +33,8 @@ def convert_region(
     """A model of the nodes. Its values are renamed by position, so that equal nodes have equal definitions."""
     constants = builder.constants
     nested = any(captured(node) for node in region.nodes)
+    controlled = any(True for node in region.nodes for _ in bodies(node))
+    state = _ranked if controlled else typed
     names = _renamed(region, keep=nested)
     operands: list[Operand] = []
     inputs: list[onnx.ValueInfoProto] = []
@@ -43,14 +45,14 @@ def convert_region(
             initializers.append(onnx.numpy_helper.from_array(array, names[name]))
             continue
         operands.append(builder.operand(name))
-        inputs.append(_typed(names[name], types[name]))
-    outputs = [_typed(names[name], types[name]) for name in region.outputs]
+        inputs.append(state(names[name], types[name]))
+    unsure = controlled or any(name in builder.unsure for name in region.outputs)
+    outputs = [(_ranked if unsure else typed)(names[name], types[name]) for name in region.outputs]
     pure = not any(is_random(node, constants) for node in region.nodes)
     nodes = [_copied(node, names) for node in region.nodes]
     kind = "+".join(dict.fromkeys(node.op_type for node in region.nodes))
     graph = onnx.helper.make_graph(nodes, kind, inputs, outputs, initializers)
-    whole = nested or any(True for node in region.nodes for _ in bodies(node))
-    used = set(opsets) if whole else {"", *(node.domain for node in region.nodes)}
+    used = set(opsets) if controlled else {"", *(node.domain for node in region.nodes)}
     imported = [onnx.helper.make_opsetid(key, value) for key, value in opsets.items() if key in used]
     version = onnx.helper.find_min_ir_version_for(imported, ignore_unknown=True)
     model = onnx.helper.make_model(graph, opset_imports=imported, ir_version=version, producer_name="joulec")
@@ -93,6 +95,8 @@ def _is_plain(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind in "fiub" and dtype.isbuiltin == 1
 
 
-def _typed(name: str, type: TensorType) -> onnx.ValueInfoProto:
-    elem = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type.dtype))
-    return onnx.helper.make_tensor_value_info(name, elem, type.shape)
+def _ranked(name: str, type: TensorType) -> onnx.ValueInfoProto:
+    """A value of any sizes, where engines may find that a branch which is never taken does not fit the real ones, and
+    where the result's sizes are to be checked at each call."""
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type.dtype))
+    return onnx.helper.make_tensor_value_info(name, element, [None] * len(type.shape))

@@ -74,8 +74,15 @@ _log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=4096)
 def lowers(op: Opaque) -> bool:
-    """Whether all of an ONNX definition can be lowered; tried in a function of its own."""
-    if any(type.dtype not in _PLAIN for type in (*op.operand_types, *op.result_types)) or not op.pure:
+    """Whether all of an ONNX definition can be lowered; tried in a function of its own.
+
+    One that leaves its results' sizes open is not: data may change them, and compiled code would not notice.
+    """
+    if (
+        _leaves_open(_parsed(op.definition))
+        or any(type.dtype not in _PLAIN for type in (*op.operand_types, *op.result_types))
+        or not op.pure
+    ):
         return False
     builder = relax.BlockBuilder()
     operands = [
@@ -173,6 +180,11 @@ def _type_of(expression: Any, stated: TensorType | None) -> TensorType:
     if stated is not None and carrier(stated.dtype) == dtype:
         dtype = stated.dtype
     return TensorType(shape, dtype)
+
+
+def _leaves_open(model: onnx.ModelProto) -> bool:
+    dimensions = (one for value in model.graph.output for one in value.type.tensor_type.shape.dim)
+    return any(not one.HasField("dim_value") for one in dimensions)
 
 
 @lru_cache(maxsize=256)
