@@ -19,8 +19,9 @@ from joulec.passes.backend import BackEnd
 from joulec.passes.bench import ProfilingTotals
 from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Graph
+from joulec.passes.kernels.cuda.target import CudaTarget, cuda_target, is_cuda
 from joulec.passes.kernels.kernel import CpuTarget
-from joulec.passes.kernels.target import cpu_target
+from joulec.passes.kernels.target import TargetError, cpu_target
 from joulec.passes.rules import RULES, Rule
 from joulec.passes.search.choices import CostSource
 from joulec.passes.search.costing import EnergyModel, MeasuredCosts, RooflineCosts
@@ -30,13 +31,15 @@ from joulec.profiler.cpu import cpu_facts, default_threads
 from joulec.profiler.device import DeviceIdentity, local_cpu
 from joulec.profiler.harness import Harness, Limits
 from joulec.profiler.memory import worker_memory_bytes
+from joulec.profiler.meter import MeterError
 from joulec.profiler.meters.choose import ChosenMeter, choose_meter
 from joulec.profiler.meters.estimate import EstimateMeter, estimate_energy_j, load_constants
+from joulec.profiler.nvcc import nvcc_version
 from joulec.profiler.profiling import profile
 from joulec.profiler.protocol import PROTOCOLS
 from joulec.profiler.retry import RetryingStore
 from joulec.profiler.rivalry import Rivalry
-from joulec.profiler.roofline import cpu_roofline
+from joulec.profiler.roofline import Roofline, cpu_roofline
 from joulec.profiler.sharing import turn
 
 ROOFLINE_COSTS = "model"
@@ -74,7 +77,7 @@ class Workbench:
 
     Attributes:
         setup: what was asked for.
-        target: what kernels follow.
+        target: what kernels follow, a `CpuTarget` or a `CudaTarget`.
         device: the device whose costs decide.
         meter: where joules come from, and why.
         backend: the back end for them.
@@ -87,7 +90,7 @@ class Workbench:
     """
 
     setup: Setup
-    target: CpuTarget
+    target: Any
     device: DeviceIdentity
     meter: ChosenMeter
     backend: Any
@@ -104,6 +107,7 @@ class Workbench:
 
     roofline_costs = RooflineCosts
     measured_costs = MeasuredCosts
+    compiles_for_gpus = False
 
     @staticmethod
     def back_end(**given: Any) -> KernelBackEnd:
@@ -119,25 +123,24 @@ class Workbench:
             warn: told, now and later, what the user should know of the cost database.
 
         Raises:
-            TargetError: the target is unknown.
+            TargetError: the target is unknown, or is a GPU and there is none, or no nvcc.
             MeterError: a meter asked for is not there.
             CostStoreError: the database cannot be opened.
         """
-        threads = setup.threads or default_threads()
-        target = cpu_target(setup.target, threads)
-        facts = cpu_facts()
-        device = local_cpu(threads, facts)
-        meter = choose_meter(setup.meter, device_kind="cpu", threads=threads, constants_file=setup.energy_constants)
+        if is_cuda(setup.target) and not cls.compiles_for_gpus:
+            raise TargetError(f"the target {setup.target}: this back end compiles for CPUs alone: use --frontend relax")
+        device, target, roofline, compiler = _on_gpu(setup) if is_cuda(setup.target) else _on_cpu(setup)
+        meter = choose_meter(
+            setup.meter, device_kind=device.kind, threads=target.threads, constants_file=setup.energy_constants
+        )
         roofline_only = setup.costs == ROOFLINE_COSTS
-        import tvm
-
         backend = cls.back_end(
             target=target,
             device=device.fingerprint,
-            compiler=f"tvm-{tvm.__version__}",
+            compiler=compiler,
             energy_source=meter.meter.source,
             protocol=PROTOCOLS[setup.protocol].version,
-            roofline=cpu_roofline(facts, threads),
+            roofline=roofline,
             excluded=frozenset(setup.exclude_algorithms),
             max_error=setup.max_error,
         )
@@ -189,7 +192,8 @@ class Workbench:
         return lambda work, seconds: estimate_energy_j(work, seconds, meter.constants)
 
     def _estimate(self) -> EnergyModel:
-        constants = load_constants(self.device.isa, self.target.threads, self.setup.energy_constants)
+        table = "cuda" if self.device.kind == "cuda" else self.device.isa
+        constants = load_constants(table, self.target.threads, self.setup.energy_constants)
         return lambda work, seconds: estimate_energy_j(work, seconds, constants)
 
     def measure(
@@ -203,12 +207,13 @@ class Workbench:
         assert self.store is not None
         if self._harness is None:
             protocol = PROTOCOLS[self.setup.protocol]
+            on_gpu = self.device.kind == "cuda"  # whose driver reserves more addresses than there is memory
             self._harness = Harness(
                 self.store,
                 self.meter.factory,
                 protocol=protocol,
                 threads=self.target.threads,
-                limits=Limits(memory_bytes=worker_memory_bytes()),
+                limits=Limits(memory_bytes=None if on_gpu else worker_memory_bytes()),
                 builders=min(self.target.threads, _MOST_BUILDERS),
             )
 
@@ -279,3 +284,37 @@ class Workbench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_Opened = tuple[DeviceIdentity, CpuTarget | CudaTarget, Roofline, str]
+"""Device, target, the device's bounds, compiler with its version."""
+
+
+def _on_cpu(setup: Setup) -> _Opened:
+    threads = setup.threads or default_threads()
+    target = cpu_target(setup.target, threads)
+    facts = cpu_facts()
+    return local_cpu(threads, facts), target, cpu_roofline(facts, threads), _tvm_version()
+
+
+def _on_gpu(setup: Setup) -> _Opened:
+    """GPU 0, which NVML must show, since costs are measured on it."""
+    from joulec.profiler.gpu import gpu_roofline, local_gpu, require_cuda_driver  # 0.1 s: only where asked for
+
+    try:
+        device = local_gpu(0)
+        if setup.costs != ROOFLINE_COSTS:
+            require_cuda_driver()
+    except MeterError as error:
+        raise TargetError(
+            f"the target {setup.target} needs an NVIDIA GPU in this machine, for algorithms are chosen by what they "
+            f"cost on it: {error}"
+        ) from error
+    target = cuda_target(setup.target, device.isa)
+    return device, target, gpu_roofline(0), f"{_tvm_version()} {nvcc_version()}"
+
+
+def _tvm_version() -> str:
+    import tvm
+
+    return f"tvm-{tvm.__version__}"

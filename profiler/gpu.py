@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import pynvml
 
 from joulec.profiler.device import DeviceIdentity
+from joulec.profiler.meter import MeterError
 from joulec.profiler.meters.nvml import nvml_errors, nvml_session
+from joulec.profiler.roofline import Roofline
+
+_MOST_CORES = 32768
+_HIGHEST_MHZ = 3500
 
 
 def gpu_count() -> int:
@@ -27,6 +33,24 @@ def gpu_count() -> int:
     finally:
         with nvml_errors("shut down"):
             pynvml.nvmlShutdown()
+
+
+def require_cuda_driver() -> None:
+    """Make sure that CUDA's own driver can be used by this process, which NVML does not tell.
+
+    Raises:
+        MeterError: its library is missing, or finds no GPU; the message says what to do.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise MeterError(
+            f"CUDA cannot start: {error}; install the NVIDIA driver (it brings libcuda.so.1); in a container, start it "
+            "with `--gpus all` and the driver capability `compute`"
+        ) from error
+    code = driver.cuInit(0)
+    if code:
+        raise MeterError(f"CUDA cannot start: cuInit answers {code}; does CUDA_VISIBLE_DEVICES hide the GPU?")
 
 
 def local_gpu(index: int = 0) -> DeviceIdentity:
@@ -55,6 +79,24 @@ def local_gpu(index: int = 0) -> DeviceIdentity:
         threads=1,
         isa=f"sm_{major}{minor}",
     )
+
+
+def gpu_roofline(index: int = 0) -> Roofline:
+    """The bound of GPU ``index``: cores × highest clock × 2, and a byte per core and cycle from beyond the first cache.
+
+    A streaming multiprocessor of 64 or 128 cores takes at most 64 bytes in a cycle from the second-level cache. What
+    NVML does not tell is taken as more than any GPU has.
+
+    Raises:
+        MeterError: there is no such GPU, or NVML cannot be used.
+    """
+    with nvml_session():
+        with nvml_errors(f"open GPU {index}"):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        cores = _optional(lambda: pynvml.nvmlDeviceGetNumGpuCores(handle)) or _MOST_CORES
+        mhz = _optional(lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)) or _HIGHEST_MHZ
+    cycles = cores * mhz * 1e6
+    return Roofline(2 * cycles, cycles)
 
 
 def _optional(query: Callable[[], int]) -> int | None:

@@ -72,6 +72,7 @@ class Executor:
         threads: worker threads.
         frontend: ``relax`` or ``relay``: the back end that compiled it.
         parallel: whether some kernel starts worker threads.
+        arch: the GPU's architecture that it was compiled for; None for CPUs.
 
     Raises:
         ImportError: TVM is not installed.
@@ -87,8 +88,10 @@ class Executor:
         threads: int,
         frontend: str = "relax",
         parallel: bool = True,
+        arch: str | None = None,
     ) -> None:
         self.threads = threads
+        self._arch = arch
         self._frontend = frontend
         self._entries = {entry.function: entry for entry in entries}
         self._digests = tuple(externals)
@@ -105,7 +108,7 @@ class Executor:
         with _environment:  # a pool reads the environment when its thread first needs one
             tvm = import_tvm(self.threads, self._frontend)
             tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
-        machine = self._machine = make_machine(self._frontend, tvm, library)
+        machine = self._machine = make_machine(self._frontend, tvm, library, self._arch)
         self._empty, self._wrap, self._view, self._reuses = machine.empty, machine.wrap, machine.view, machine.reuses
         pairs = weights.items() if isinstance(weights, Mapping) else weights
         self._weights = {digest: self._keep(array) for digest, array in pairs}

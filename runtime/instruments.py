@@ -43,7 +43,9 @@ class Instruments:
         if name.startswith("scripted:"):
             return self._watched(read_script(name.removeprefix("scripted:")), own=True)
         kind: DeviceKind = "cuda" if name == "nvml" else "cpu"  # a callable may run on either
-        if kind == "cuda" and isinstance(self._runner, ModelRunner):
+        if isinstance(self._runner, ModelRunner) and self._runner.device_kind == "cuda":
+            kind = "cuda"
+        elif isinstance(self._runner, ModelRunner) and kind == "cuda":
             self._say("the model runs on the CPU, and the meter nvml reads the power of GPU 0")
         chosen = choose_meter(name, device_kind=kind, threads=self._runner.threads)
         _log.info("meter: %s", chosen.why)

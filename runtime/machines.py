@@ -11,12 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from joulec.profiler.nvcc import COMPILE_CALLBACK, compile_cubin, find_nvcc
 from joulec.runtime.external import EXTERNALS, FUNCTION, ExternalError
 from joulec.runtime.manifest import Entry
 from joulec.runtime.profile import STEPS_SUFFIX
 from joulec.words import plain_word
 
 _Array = npt.NDArray[Any]
+
+
+class GpuError(RuntimeError):
+    """A GPU that is needed is not there."""
 
 
 class Machine(Protocol):
@@ -74,6 +79,47 @@ class RelaxMachine:
         return lambda *inputs: function(*inputs, *weights)
 
 
+class DeviceMachine(RelaxMachine):
+    """The same on a device whose memory is its own: inputs and results are copied on each call, weights once.
+
+    Tensors that come and go lie in the host's memory, as with the other machines.
+
+    Args:
+        device: TVM's device.
+    """
+
+    def __init__(self, tvm: Any, library: Path, device: Any) -> None:
+        super().__init__(tvm, library)
+        self._device = device
+        self._machine = tvm.relax.VirtualMachine(self._library, device)
+        self._held: dict[int, tuple[Any, Any]] = {}
+
+    def function(self, entry: Entry, weights: Sequence[Any]) -> Callable[..., Any]:
+        """See `Machine`."""
+        function = self._machine[entry.function]
+        held = [self._hold(weight) for weight in weights]
+
+        def call(*inputs: Any) -> list[Any]:
+            result = function(*(tensor.copyto(self._device) for tensor in inputs), *held)
+            parts = [result] if hasattr(result, "copyto") else list(result)
+            copies = [part.copyto(self._tvm.cpu()) for part in parts]
+            self._device.sync()
+            return copies
+
+        return call
+
+    def _hold(self, weight: Any) -> Any:
+        """The weight on the device; entries share it."""
+        address = self.view(weight).ctypes.data
+        if address not in self._held:
+            self._held[address] = (weight, weight.copyto(self._device))
+        return self._held[address][1]
+
+    def steps(self, entry: Entry, weights: Sequence[Any], watch: Callable[..., int]) -> Callable[..., Any] | None:
+        """See `Machine`: what is watched would be launches, not what they launch."""
+        return None
+
+
 class RelayMachine:
     """Graph executors of TVM 0.19; weights are set once and shared by all."""
 
@@ -117,9 +163,29 @@ class RelayMachine:
         return None
 
 
-def make_machine(frontend: str, tvm: Any, library: Path) -> Machine:
-    """The machine that a library of a back end needs."""
-    return RelayMachine(tvm, library) if frontend == "relay" else RelaxMachine(tvm, library)
+def make_machine(frontend: str, tvm: Any, library: Path, arch: str | None = None) -> Machine:
+    """The machine that a library of a back end needs.
+
+    Args:
+        arch: the GPU's architecture that it was compiled for; None for CPUs.
+
+    Raises:
+        GpuError: it needs a GPU, and there is none.
+        NvccError: it needs a GPU, and there is no nvcc: libraries hold CUDA source.
+    """
+    if frontend == "relay":
+        return RelayMachine(tvm, library)
+    if arch is None:
+        return RelaxMachine(tvm, library)
+    device = tvm.cuda(0)
+    if not device.exist:
+        raise GpuError(
+            f"the model was compiled for a GPU ({arch}), and TVM finds none here: an NVIDIA GPU and its driver are "
+            "needed"
+        )
+    find_nvcc()
+    tvm.register_global_func(COMPILE_CALLBACK, lambda source: compile_cubin(str(source), arch), override=True)
+    return DeviceMachine(tvm, library, device)
 
 
 def _view(tensor: Any) -> _Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -278,6 +279,16 @@ class Manifest:
     def batch_sizes(self) -> tuple[int, ...]:
         """The compiled batch sizes, ascending."""
         return tuple(dict.fromkeys(entry.batch for entry in self.entries))
+
+    @property
+    def gpu_arch(self) -> str | None:
+        """The GPU's architecture that the library is for, e.g. ``sm_80``; None for CPUs."""
+        try:
+            described = json.loads(self.target)
+        except ValueError:
+            return None
+        on_gpu = isinstance(described, dict) and described.get("kind") == "cuda"
+        return str(described.get("arch", "")) if on_gpu else None
 
     def lookup(self) -> dict[EntryKey, Entry]:
         """The entry of every batch size and variant; for the variant None, the one that is best under the objective.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,8 @@ class Model:
         ValueError: threads are below 1.
         VariantError: there is no such variant.
         ImportError: TVM is not installed; the message names the extra.
-        RuntimeError: the library cannot be loaded on this machine, or was compiled for a GPU.
+        GpuError: the library was compiled for a GPU, and there is none.
+        RuntimeError: it cannot be loaded on this machine.
     """
 
     def __init__(
@@ -62,17 +63,14 @@ class Model:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         check_variants(manifest.variants, () if variant is None else (variant,))
-        if "cuda" in manifest.target:
-            raise RuntimeError(f"the model was compiled for {manifest.target}; this version runs models on CPUs alone")
         self.manifest = manifest
         self._library = library.read_bytes()
         self._externals = dict(externals or {})
         self._entries = manifest.lookup()
         self._variant = variant
         count = threads or min(manifest.threads, available_cpus())
-        self._executor = Executor(
-            library, manifest.entries, weights, self._externals, count, manifest.frontend, manifest.parallel
-        )
+        how = (manifest.frontend, manifest.parallel, manifest.gpu_arch)
+        self._executor = Executor(library, manifest.entries, weights, self._externals, count, *how)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -103,6 +101,11 @@ class Model:
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs in the model's order."""
         return tuple(tensor.name for tensor in self.manifest.entries[0].outputs)
+
+    @property
+    def device_kind(self) -> Literal["cpu", "cuda"]:
+        """Where it runs: on the CPU or on GPU 0."""
+        return "cpu" if self.manifest.gpu_arch is None else "cuda"
 
     @property
     def threads(self) -> int:
@@ -289,8 +292,8 @@ class Model:
         steps = self._executor.profile(entry.function, arrays, repeats=repeats, warmup=3)
         if steps is None:
             raise RuntimeError(
-                "the artifact cannot run step by step: only what the Relax back end of this version compiles can; "
-                "compile the model again"
+                "the artifact cannot run step by step: only what the Relax back end of this version compiles for "
+                "CPUs can; compile the model again"
             )
         return steps
 

@@ -89,6 +89,7 @@ class ModelRunner:
     def __init__(self, model: Model, sizes: Sequence[int] | None, variants: Sequence[str] | None = None) -> None:
         self._model = model
         self.threads: int | None = model.threads
+        self.device_kind = model.device_kind
         asked = variants if variants is not None else model.variants if model.variant is None else (model.variant,)
         check_variants(model.variants, asked)
         self.variants: tuple[str | int, ...] = tuple(name for name in model.variants if name in asked) or (0,)

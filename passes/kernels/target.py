@@ -36,7 +36,10 @@ def cpu_target(target: str | None, threads: int) -> CpuTarget:
     """
     if threads < 1:
         raise TargetError(f"{threads} threads: at least one is needed")
-    options = _options(target or "llvm")
+    text = target or "llvm"
+    options = target_options(text)
+    if options.get("kind") != "llvm":
+        raise TargetError(f"the target {text!r} is of kind {options.get('kind')}; kernels here are for CPUs: llvm")
     host = set(options) == {"kind"}
     canonical = _validated(json.dumps(_host() if host else options, sort_keys=True))
     widths = ((lanes, registers) for feature, lanes, registers in _VECTORS if _has(canonical, feature))
@@ -66,7 +69,12 @@ def last_level_bytes() -> int:
     return next((size for size in map(cache_bytes, (4, 3, 2)) if size), DEFAULT_LAST_LEVEL_BYTES)
 
 
-def _options(text: str) -> dict[str, Any]:
+def target_options(text: str) -> dict[str, Any]:
+    """A target's text, JSON or words, as TVM's options.
+
+    Raises:
+        TargetError: it is neither.
+    """
     if text.lstrip().startswith("{"):
         try:
             options: dict[str, Any] = json.loads(text)
@@ -80,8 +88,6 @@ def _options(text: str) -> dict[str, Any]:
             if not equals or not word.startswith("-"):
                 raise TargetError(f"the target {text!r}: {word!r} is not of the form -name=value")
             options[name] = value.split(",") if name == "mattr" else value
-    if options.get("kind") != "llvm":
-        raise TargetError(f"the target {text!r} is of kind {options.get('kind')}; kernels here are for CPUs: llvm")
     return options
 
 

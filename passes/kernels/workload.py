@@ -14,6 +14,7 @@ from tvm.tirx.script.builder import ir as T
 
 from joulec.passes.graph import NodeSpec, TensorType
 from joulec.passes.kernels.arena import arena
+from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.registry import kernel_named
 from joulec.passes.kernels.rotation import Rotating, loop_s, ring_of
@@ -38,7 +39,7 @@ class KernelPayload:
     spec: NodeSpec
     kernel: str
     params: Params
-    target: CpuTarget
+    target: CpuTarget | CudaTarget
     seed: int = 0
 
 
@@ -53,7 +54,7 @@ def build(payload: KernelPayload) -> Workload:
     if payload.kernel == TVM_OWN:
         return _own_lowering(payload)
     spec, target = payload.spec, payload.target
-    function = kernel_named(payload.kernel).build(spec, payload.params, target)
+    function = kernel_named(payload.kernel, target).build(spec, payload.params, target)
     parameters = [_type(parameter) for parameter in function.params]
     count = len(spec.operands)
     ring = ring_of(spec, parameters[:count], parameters[count:], arena(payload.seed), _tensor)

@@ -1,17 +1,20 @@
-"""The Relax back end on CPU: its algorithms, their keys, and candidates for measuring."""
+"""The Relax back end on CPUs and GPUs: its algorithms, their keys, and candidates for measuring."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from joulec.costdb.cost import CostKey, EnergySource
 from joulec.passes.backend import cost_key
 from joulec.passes.digest import source_digest
 from joulec.passes.graph import Activation, Conv2d, MatMul, NodeSpec, Opaque, Step
 from joulec.passes.kernels.conv_winograd import WinogradConv
-from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
-from joulec.passes.kernels.registry import KERNELS
+from joulec.passes.kernels.cuda.target import CudaTarget
+from joulec.passes.kernels.cuda.winograd import CudaWinograd
+from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.registry import AnyKernel, kernels_for
 from joulec.passes.kernels.workload import KernelPayload
 from joulec.passes.onnx.engines import engine_for, engine_version
 from joulec.passes.relax.lowering import lowers
@@ -26,19 +29,20 @@ class KernelAlgorithm:
     """A kernel of ours under one schedule, or TVM's own lowering (``kernel`` None), or an external engine's.
 
     Attributes:
+        kernel: one of `kernels_of` the target.
         engine: ``onnxruntime`` or ``onnx.reference``; empty where TVM compiles the node.
     """
 
-    kernel: Kernel | None
+    kernel: Any
     params: Params
-    target: CpuTarget
+    target: CpuTarget | CudaTarget
     roofline: Roofline
     engine: str = ""
 
     @property
     def family(self) -> str:
         """The kernel's name."""
-        return self.kernel.name if self.kernel else self.engine or TVM_OWN
+        return str(self.kernel.name) if self.kernel else self.engine or TVM_OWN
 
     @property
     def digest(self) -> str:
@@ -47,7 +51,8 @@ class KernelAlgorithm:
             return engine_version(self.engine)
         if self.kernel is not None:
             return source_digest(type(self.kernel).__module__)
-        return source_digest("joulec.passes.relax.emit", "joulec.passes.relax.pipeline")
+        pipeline = "cuda_pipeline" if isinstance(self.target, CudaTarget) else "pipeline"
+        return source_digest("joulec.passes.relax.emit", f"joulec.passes.relax.{pipeline}")
 
     @property
     def name(self) -> str:
@@ -58,7 +63,8 @@ class KernelAlgorithm:
     def work(self, spec: NodeSpec) -> Work:
         """Arithmetic done and bytes moved."""
         if self.kernel is not None:
-            return self.kernel.work(spec, self.params, self.target)
+            work: Work = self.kernel.work(spec, self.params, self.target)
+            return work
         return Work(float(spec.flops), float(spec.bytes), float(spec.bytes), 4.0 * spec.flops)
 
     def lower_bound_s(self, spec: NodeSpec) -> float:
@@ -68,7 +74,7 @@ class KernelAlgorithm:
 
 @dataclass(frozen=True)
 class RelaxBackEnd:
-    """Prices and computes nodes with TVM 0.27 on a CPU.
+    """Prices and computes nodes with TVM 0.27 on a CPU or a GPU.
 
     Attributes:
         target: what kernels follow.
@@ -81,7 +87,7 @@ class RelaxBackEnd:
         max_error: relative error that is accepted; algorithms that state a larger one are left out. None: the default.
     """
 
-    target: CpuTarget
+    target: CpuTarget | CudaTarget
     device: str
     compiler: str
     energy_source: EnergySource
@@ -114,6 +120,8 @@ class RelaxBackEnd:
     def _all(self, spec: NodeSpec) -> list[KernelAlgorithm]:
         if isinstance(spec.op, Opaque) and spec.op.dialect == "onnx":
             engine = "" if lowers(spec.op) else engine_for(spec.op)
+            if engine and isinstance(self.target, CudaTarget):
+                return []  # engines compute in the host's memory
             return [KernelAlgorithm(None, (), self.target, self.roofline, engine)]
         own = [
             KernelAlgorithm(kernel, params, self.target, self.roofline)
@@ -122,8 +130,8 @@ class RelaxBackEnd:
         ]
         return [*own, KernelAlgorithm(None, (), self.target, self.roofline)]
 
-    def _too_coarse(self, kernel: Kernel, params: Params) -> bool:
-        if self.max_error is None or not isinstance(kernel, WinogradConv):
+    def _too_coarse(self, kernel: AnyKernel, params: Params) -> bool:
+        if self.max_error is None or not isinstance(kernel, WinogradConv | CudaWinograd):
             return False
         return kernel.rounding(params) > self.max_error
 
@@ -143,15 +151,17 @@ class RelaxBackEnd:
 
     def candidate(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> Candidate:
         """What the profiler is to measure."""
-        builder = "joulec.runtime.external:build" if algorithm.engine else "joulec.passes.kernels.workload:build"
+        on_gpu = isinstance(self.target, CudaTarget)
+        native = f"joulec.passes.{'relax.cuda_workload' if on_gpu else 'kernels.workload'}:build"
+        builder = "joulec.runtime.external:build" if algorithm.engine else native
         payload = KernelPayload(spec, algorithm.family, algorithm.params, self.target, seed=0)
         label = f"{spec} by {algorithm.name}"
         return Candidate(self.key(spec, algorithm), builder, payload, algorithm.work(spec), label)
 
 
-def _native(spec: NodeSpec, target: CpuTarget) -> list[tuple[Kernel, Params]]:
+def _native(spec: NodeSpec, target: CpuTarget | CudaTarget) -> list[tuple[Any, Params]]:
     if isinstance(spec.op, Opaque) or any(operand.type.dtype != "float32" for operand in spec.operands):
         return []
     if any(type.size == 0 for type in (*(operand.type for operand in spec.operands), *spec.results)):
         return []
-    return [(kernel, params) for kernel in KERNELS for params in kernel.schedules(spec, target)]
+    return kernels_for(spec, target)

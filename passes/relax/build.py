@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,27 @@ import tvm
 from tvm import relax
 from tvm.relax import vm_build
 
+from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.kernel import CpuTarget
 from joulec.passes.module_errors import BuildError
+from joulec.passes.relax.cuda_pipeline import cuda_pipeline
 from joulec.passes.relax.pipeline import cpu_pipeline
 
 STEPS_SUFFIX = "__steps"
 """What the name of a function has after it where it runs step by step; the runtime looks for it."""
 
 
-def build_library(module: Any, target: CpuTarget, path: Path) -> None:
+def build_library(module: Any, target: CpuTarget | CudaTarget, path: Path) -> None:
     """Compile a module and write it as a shared library.
 
     Every function is there twice: compiled, and under its name with `STEPS_SUFFIX` as the virtual machine's bytecode,
-    which calls the same kernels and can be watched step by step.
+    which calls the same kernels and can be watched step by step. Kernels for a GPU lie in the library as CUDA source.
 
     Raises:
-        BuildError: no C compiler links it, or the path cannot be written.
+        BuildError: a kernel for a CPU is to run on a GPU, no C compiler links it, or the path cannot be written.
     """
-    executable = _executable(module, tvm.target.Target(target.target))
+    pipeline = cuda_pipeline() if isinstance(target, CudaTarget) else cpu_pipeline()
+    executable = _executable(module, tvm.target.Target(json.loads(target.target)), pipeline)
     try:
         executable.export_library(str(path))
     except (OSError, RuntimeError) as error:
@@ -37,10 +41,10 @@ def build_library(module: Any, target: CpuTarget, path: Path) -> None:
         ) from error
 
 
-def _executable(module: Any, target: Any) -> Any:
+def _executable(module: Any, target: Any, pipeline: Any) -> Any:
     """What `relax.build` does, with code generated twice into one executable."""
     with target:
-        lowered = cpu_pipeline()(relax.transform.InlinePrivateFunctions()(module))
+        lowered = pipeline(relax.transform.InlinePrivateFunctions()(module))
     constants = dict((lowered.attrs or {}).get("const_name_to_constant", {}))
     builder = relax.ExecBuilder()
     vm_build._vmcodegen(builder, _steps(lowered), "bytecode")

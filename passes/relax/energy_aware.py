@@ -13,6 +13,8 @@ from tvm.error import register_error
 from joulec.costdb.store import CostStoreError
 from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Graph
+from joulec.passes.kernels.cuda.target import CudaTarget
+from joulec.passes.kernels.kernel import CpuTarget
 from joulec.passes.kernels.target import TargetError
 from joulec.passes.module_errors import ImportModuleError
 from joulec.passes.relax.export import Exporter
@@ -100,7 +102,7 @@ class EnergyAwareOptimize:
             )
         optimised = _exchanged(module, self.function, best)
         if self.verify:
-            _check(module, optimised, self.function, graph)
+            _check(module, optimised, self.function, graph, bench.target)
         return optimised
 
 
@@ -121,9 +123,10 @@ def _exchanged(module: Any, name: str, plan: Plan) -> Any:
     return tvm.IRModule({**functions, module.get_global_var(name): exported[name]}, attrs=module.attrs)
 
 
-def _check(module: Any, optimised: Any, function: str, graph: Graph) -> None:
+def _check(module: Any, optimised: Any, function: str, graph: Graph, target: CpuTarget | CudaTarget) -> None:
     names = [value.name for value in graph.inputs]
     original = relax_reference(module, names, function)
-    candidate = relax_reference(optimised, names, function)
+    gpu = target if isinstance(target, CudaTarget) else None
+    candidate = relax_reference(optimised, names, function, gpu)
     inputs = random_inputs(graph.inputs, seed=0)
     verify(original, lambda given: [np.asarray(part) for part in candidate.run(given)], inputs, DEFAULT_TOLERANCE)

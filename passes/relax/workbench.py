@@ -14,7 +14,9 @@ __all__ = ["Setup", "Workbench"]
 class Workbench(workbench.Workbench):
     """Opened resources of a search on Relax modules."""
 
+    compiles_for_gpus = True
+
     @staticmethod
     def back_end(**given: Any) -> RelaxBackEnd:
-        """TVM 0.27 on this CPU."""
+        """TVM 0.27 on this CPU, or its GPU."""
         return RelaxBackEnd(**given)

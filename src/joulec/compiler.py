@@ -272,7 +272,7 @@ def _graph_runner(
         manifest = Manifest(
             joulec.__version__,
             "",
-            "",
+            bench.target.target,
             "",
             bench.target.threads,
             "",

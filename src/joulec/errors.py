@@ -25,6 +25,8 @@ _USER_ERRORS = (
     ("joulec.costdb.store", "CostStoreError"),
     ("joulec.runtime.artifact", "ArtifactError"),
     ("joulec.runtime.external", "ExternalError"),
+    ("joulec.runtime.machines", "GpuError"),
+    ("joulec.profiler.nvcc", "NvccError"),
     ("joulec.runtime.inputs", "InputError"),
     ("joulec.runtime.variant", "VariantError"),
     ("joulec.runtime.cap", "CapError"),

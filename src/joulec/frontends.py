@@ -11,7 +11,6 @@ from joulec.tvm_version import Frontend, installed_frontend, require_tvm
 
 if TYPE_CHECKING:
     from joulec.passes.graph import Graph
-    from joulec.passes.kernels.kernel import CpuTarget
     from joulec.passes.verification import Reference
     from joulec.passes.workbench import Workbench
 
@@ -32,8 +31,8 @@ class Tools:
 
     frontend: Frontend
     workbench: type[Workbench]
-    exporter: Callable[[CpuTarget], Any]
-    build_library: Callable[[Any, CpuTarget, Path], None]
+    exporter: Callable[[Any], Any]
+    build_library: Callable[[Any, Any, Path], None]
     import_module: Callable[[Any], Graph]
     reference: Callable[[Any, Sequence[str]], Reference]
     families: tuple[str, ...]
@@ -56,6 +55,7 @@ def load_tools(frontend: Frontend) -> Tools:
 
 
 def _relax() -> Tools:
+    from joulec.passes.kernels.cuda.registry import CUDA_KERNELS
     from joulec.passes.kernels.registry import KERNELS
     from joulec.passes.relax.build import build_library
     from joulec.passes.relax.export import Exporter
@@ -63,7 +63,7 @@ def _relax() -> Tools:
     from joulec.passes.relax.reference import relax_reference
     from joulec.passes.relax.workbench import Workbench
 
-    families = tuple(kernel.name for kernel in KERNELS)
+    families = tuple(dict.fromkeys([kernel.name for kernel in KERNELS] + [kernel.name for kernel in CUDA_KERNELS]))
     return Tools("relax", Workbench, lambda target: Exporter(), build_library, import_relax, relax_reference, families)
 
 

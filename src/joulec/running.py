@@ -172,7 +172,7 @@ def _profile(model: Model, arrays: list[_Array], options: RunOptions) -> dict[st
 
 def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, Any]:
     batch, given = _fitting(model, arrays)
-    chosen = choose_meter(options.meter or "auto", threads=model.threads)
+    chosen = choose_meter(options.meter or "auto", device_kind=model.device_kind, threads=model.threads)
     try:
         timing = model.time(batch, repeats=options.repeat, seed=options.seed, meter=chosen.meter, inputs=given)
     finally:

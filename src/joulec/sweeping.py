@@ -55,7 +55,7 @@ def sweep_artifact(
         sizes = _known(model, options.batch_sizes or model.batch_sizes, "--batch-sizes")
         traced = _known(model, options.trace, "--trace")
         check_variants(model.variants, options.variants or ())
-        meter, why = _meter(options.meter, model.threads)
+        meter, why = _meter(options.meter, model)
         try:
             return _sweep(model, sorted({*sizes, *traced}), traced, meter, why, options, progress)
         finally:
@@ -78,10 +78,10 @@ def _entries(model: Model, sizes: Sequence[int], variants: Sequence[str] | None)
     return [(size, name) for size in sizes for name in wanted if model.entry(size, name).variant == name]
 
 
-def _meter(name: str, threads: int) -> tuple[Meter, str]:
+def _meter(name: str, model: Model) -> tuple[Meter, str]:
     if name.startswith("scripted:"):
         return read_script(name.removeprefix("scripted:")), f"simulated: {name}"
-    chosen = choose_meter(name, threads=threads)
+    chosen = choose_meter(name, device_kind=model.device_kind, threads=model.threads)
     return chosen.meter, chosen.why
 
 

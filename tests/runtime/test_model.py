@@ -17,6 +17,7 @@ from joulec.profiler.meters.estimate import EnergyConstants, EstimateMeter, esti
 from joulec.runtime import Budget, InputError, Model, ScriptedMeter, TensorInfo, load
 from joulec.runtime import executor as executor_module
 from joulec.runtime.external import ExternalError, Externals
+from joulec.runtime.machines import DeviceMachine, GpuError
 from joulec.runtime.rows import padded, split, useful
 
 
@@ -234,10 +235,33 @@ def test_a_library_of_another_machine_is_an_error(two_outputs, tmp_path):
         Model(two_outputs.manifest, bad, two_outputs.weights, two_outputs.externals)
 
 
-def test_a_library_for_a_gpu_is_refused(two_outputs):
+def test_a_library_for_a_gpu_needs_one(two_outputs):
+    import tvm
+
+    if tvm.cuda(0).exist:
+        pytest.skip("there is a GPU")
     described = replace(two_outputs.manifest, target='{"kind": "cuda", "arch": "sm_90"}')
-    with pytest.raises(RuntimeError, match="CPUs alone"):
+    assert described.gpu_arch == "sm_90"
+    assert two_outputs.manifest.gpu_arch is None
+    with pytest.raises(GpuError, match=r"compiled for a GPU \(sm_90\)"):
         Model(*replace(two_outputs, manifest=described).parts)
+
+
+def test_inputs_and_results_are_copied_where_a_device_has_its_own_memory(two_outputs, monkeypatch):
+    """The machine for GPUs on the one device that is always there."""
+    monkeypatch.setattr(
+        executor_module, "make_machine", lambda _, tvm, library, arch: DeviceMachine(tvm, library, tvm.cpu(0))
+    )
+    x = inputs(7)
+    with Model(*two_outputs.parts) as model:
+        y, z = model(x)
+        assert model.time(1).budget.time_s
+        with pytest.raises(RuntimeError, match="step by step"):
+            model.profile(1)
+        again = model(inputs(7, seed=1))[0]
+    np.testing.assert_allclose(y, expected(two_outputs, x)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(z, expected(two_outputs, x)[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(again, expected(two_outputs, inputs(7, seed=1))[0], rtol=1e-5, atol=1e-6)
 
 
 def test_without_tvm_the_extra_is_named(two_outputs, monkeypatch):

@@ -99,9 +99,9 @@ def _arrays(buffers):
 
 def test_kernels_are_found_by_their_names(make, host):
     assert len({kernel.name for kernel in KERNELS}) == len(KERNELS)
-    assert all(kernel_named(kernel.name) is kernel for kernel in KERNELS)
+    assert all(kernel_named(kernel.name, host) is kernel for kernel in KERNELS)
     with pytest.raises(KeyError, match="no kernel is called 'winograd9000'"):
-        kernel_named("winograd9000")
+        kernel_named("winograd9000", host)
 
 
 def test_schedules_of_a_spec_are_distinct(make, host):
