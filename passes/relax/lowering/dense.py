@@ -18,22 +18,37 @@ _PARALLEL_FROM = 1 << 17
 """Multiplications from which on threads pay, with what waking them takes."""
 
 
+def by_vectors(data: Any, count: int) -> bool:
+    """Whether rows of data and so many rows of a weight are worth `rows_product`."""
+    return int(data.ty.shape.values[1]) > _LANES[-1] and count % _ROWS[-1] == 0
+
+
+def widened(site: Site, rows: Any) -> Any:
+    """Rows whose length is no whole number of the shortest vectors, with zeros up to the next of the longest ones.
+
+    Rows shorter than a long vector are filled up to a short one. Zeros on both sides of a product change nothing.
+    """
+    *lead, depth = (int(size) for size in rows.ty.shape.values)
+    if depth % _LANES[-1] == 0:
+        return rows
+    missing = -depth % (_LANES[0] if depth > _LANES[0] else _LANES[-1])
+    return site.emit(relax.op.nn.pad(rows, [0, 0] * len(lead) + [0, missing]))
+
+
 def rows_product(site: Site, data: Any, weight: Any, place: int, begin: int, count: int) -> Any:
     """``data[b, k] · weight[place, begin + j, k]`` summed over k.
 
     Args:
-        data: float32, [batch, depth].
-        weight: float32, [parts, rows, depth].
+        data: float32, [batch, depth], `widened`.
+        weight: float32, [parts, rows, depth], likewise.
         place: which part of the weight.
         begin: first row.
         count: number of rows.
 
     Returns:
-        An expression of [batch, count]; None where rows do not divide into vectors.
+        An expression of [batch, count].
     """
     batch, depth = (int(size) for size in data.ty.shape.values)
-    if depth % _LANES[-1] or count % 2 or depth == _LANES[-1]:
-        return None
     rows = int(weight.ty.shape.values[1])
     parts = int(weight.ty.shape.values[0])
     function = _product(batch, depth, parts, rows, place, begin, count)

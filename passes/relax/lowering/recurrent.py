@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax, tirx
 
 from joulec.passes.relax.lowering.binary import broadcast
-from joulec.passes.relax.lowering.dense import rows_product
+from joulec.passes.relax.lowering.dense import by_vectors, rows_product, widened
 from joulec.passes.relax.lowering.movement import cut
 from joulec.passes.relax.lowering.site import Exprs, Lowering, Site, dtype_of
 from joulec.passes.relax.lowering.unary import c
@@ -46,6 +46,7 @@ class _Cell:
 
     def __init__(self, site: Site, direction: int, gates: int) -> None:
         self.site, self.direction, self.gates = site, direction, gates
+        self._widened: dict[int, Any] = {}
         data = site.operands[0]
         if site.attribute("layout", 0):
             data = site.emit(relax.op.permute_dims(data, [1, 0, 2]))
@@ -73,11 +74,16 @@ class _Cell:
     def _product(self, data: Any, index: int, begin: int, count: int) -> Any:
         """Products of rows of data with rows of a weight, in this direction."""
         site = self.site
-        found = rows_product(site, data, site.operands[index], self.direction, begin, count)
-        if found is not None:
-            return found
+        if by_vectors(data, count):
+            return rows_product(site, widened(site, data), self._wide(index), self.direction, begin, count)
         rows = cut(site, self._own(index), 0, begin, count)
         return site.emit(relax.op.matmul(data, site.emit(relax.op.permute_dims(rows))))
+
+    def _wide(self, index: int) -> Any:
+        """A weight as `rows_product` takes it, made once for all steps."""
+        if index not in self._widened:
+            self._widened[index] = widened(self.site, self.site.operands[index])
+        return self._widened[index]
 
     def recurrent(self, state: Any, gate: int | None = None) -> Any:
         """Products of a state with R: of all gates, or of one."""
