@@ -1,23 +1,17 @@
 """ONNX's reference implementation in a process of its own: slow operators can be ended, and it starts once.
 
-Run as a program it answers requests: pickled (model, inputs by name) on standard input, pickled answers on standard
-output. Both ends are ours, and nothing pickled comes from elsewhere.
+Run as a program it answers requests (`joulec.passes.servant`): a model and its inputs by name.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import os
-import pickle
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from joulec.passes.servant import Servant, ServantEnded, ServantTimeout, serve
 
 _Array = npt.NDArray[Any]
 
@@ -31,11 +25,10 @@ class EvaluationTimeout(RuntimeError):
 
 
 class Evaluator:
-    """The process, started when first asked. One at a time asks it."""
+    """The process, started when first asked."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._servant = Servant("joulec.passes.onnx.evaluator")
 
     def run(self, model: bytes, given: Mapping[str, _Array], time_limit_s: float) -> Sequence[_Array]:
         """The model's outputs.
@@ -48,59 +41,27 @@ class Evaluator:
             EvaluationError: it cannot be computed.
             EvaluationTimeout: it takes longer than the limit.
         """
-        with self._lock:
-            process = self._process = self._process or _start()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            late = threading.Event()
-
-            def give_up() -> None:
-                late.set()
-                process.kill()
-
-            timer = threading.Timer(time_limit_s, give_up)
-            timer.start()
-            try:
-                pickle.dump((model, dict(given)), process.stdin)
-                process.stdin.flush()
-                outcome = pickle.load(process.stdout)
-            except (EOFError, OSError, pickle.UnpicklingError) as error:
-                self.close()
-                if late.is_set():
-                    raise EvaluationTimeout(f"no result within {time_limit_s:g} s") from error
-                raise EvaluationError("onnx.reference ended while computing the model") from error
-            finally:
-                timer.cancel()
+        try:
+            outcome = self._servant.ask((model, dict(given)), time_limit_s)
+        except ServantTimeout as error:
+            raise EvaluationTimeout(str(error)) from error
+        except ServantEnded as error:
+            raise EvaluationError("onnx.reference ended while computing the model") from error
         if isinstance(outcome, str):
             raise EvaluationError(outcome)
         found: Sequence[_Array] = outcome
         return found
 
-    def close(self) -> None:
-        """End the process; the next request starts another."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
-
 
 EVALUATOR = Evaluator()
 """The one of this process."""
-atexit.register(EVALUATOR.close)
 
 
-def _start() -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", __name__]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
-
-
-def _evaluate(model: bytes, given: Mapping[str, _Array]) -> list[_Array] | str:
+def _evaluate(request: tuple[bytes, Mapping[str, _Array]]) -> list[_Array] | str:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
+    model, given = request
     try:
         evaluator = ReferenceEvaluator(onnx.load_from_string(model))
         with np.errstate(all="ignore"):
@@ -110,15 +71,5 @@ def _evaluate(model: bytes, given: Mapping[str, _Array]) -> list[_Array] | str:
     return [np.asarray(array) for array in outputs]
 
 
-def _serve() -> None:
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what an operator prints is no answer
-    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-        while True:
-            model, given = pickle.load(sys.stdin.buffer)
-            pickle.dump(_evaluate(model, given), answers)
-            answers.flush()
-
-
 if __name__ == "__main__":
-    _serve()
+    serve(_evaluate)

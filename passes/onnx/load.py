@@ -20,7 +20,6 @@ from joulec.passes.onnx.program import Program, bodies
 
 _EXPANDED = frozenset(
     {
-        ("", "AffineGrid"),
         ("", "Attention"),
         ("", "CausalConvWithState"),
         ("", "LinearAttention"),
@@ -153,6 +152,9 @@ def _with_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
             text = schema.function_body.SerializeToString()
         else:
             continue
+        stated = {attribute.name for attribute in node.attribute}
+        defaults = (attribute.default_value for attribute in schema.attributes.values())
+        node.attribute.extend(one for one in defaults if one.name and one.name not in stated)
         function = onnx.FunctionProto.FromString(text)
         function.domain, function.name = _OWN_FUNCTIONS, f"{node.op_type}_{index}"
         renewed.functions.append(function)

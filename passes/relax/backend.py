@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from joulec.costdb.cost import CostKey, EnergySource
@@ -17,6 +17,7 @@ from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.registry import AnyKernel, kernels_for
 from joulec.passes.kernels.workload import KernelPayload
 from joulec.passes.onnx.engines import engine_for, engine_version
+from joulec.passes.relax.agreement import ALGORITHM, Agreements
 from joulec.passes.relax.lowering import lowers
 from joulec.profiler.candidate import Candidate, Work
 from joulec.profiler.roofline import Roofline
@@ -31,6 +32,7 @@ class KernelAlgorithm:
     Attributes:
         kernel: one of `kernels_of` the target.
         engine: ``onnxruntime`` or ``onnx.reference``; empty where TVM compiles the node.
+        lowered: an opaque node in Relax's words, where TVM's own ONNX frontend lowers it; None elsewhere.
     """
 
     kernel: Any
@@ -38,10 +40,13 @@ class KernelAlgorithm:
     target: CpuTarget | CudaTarget
     roofline: Roofline
     engine: str = ""
+    lowered: Opaque | None = None
 
     @property
     def family(self) -> str:
         """The kernel's name."""
+        if self.lowered is not None:
+            return ALGORITHM
         return str(self.kernel.name) if self.kernel else self.engine or TVM_OWN
 
     @property
@@ -49,6 +54,8 @@ class KernelAlgorithm:
         """Digest of what decides what it lowers to; of an external call, who computes it."""
         if self.engine:
             return engine_version(self.engine)
+        if self.lowered is not None:
+            return source_digest("joulec.passes.relax.frontend", "joulec.passes.relax.pipeline")
         if self.kernel is not None:
             return source_digest(type(self.kernel).__module__)
         pipeline = "cuda_pipeline" if isinstance(self.target, CudaTarget) else "pipeline"
@@ -85,6 +92,7 @@ class RelaxBackEnd:
         roofline: bounds of the device.
         excluded: families that must not be used.
         max_error: relative error that is accepted; algorithms that state a larger one are left out. None: the default.
+        agreements: which operators TVM's own ONNX frontend lowers as ONNX means them; None does without it.
     """
 
     target: CpuTarget | CudaTarget
@@ -95,6 +103,7 @@ class RelaxBackEnd:
     roofline: Roofline
     excluded: frozenset[str] = frozenset()
     max_error: float | None = None
+    agreements: Agreements | None = field(default=None, compare=False, repr=False)
     _algorithms: dict[NodeSpec, tuple[KernelAlgorithm, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     name = "relax"
@@ -119,16 +128,25 @@ class RelaxBackEnd:
 
     def _all(self, spec: NodeSpec) -> list[KernelAlgorithm]:
         if isinstance(spec.op, Opaque) and spec.op.dialect == "onnx":
-            engine = "" if lowers(spec.op) else engine_for(spec.op)
-            if engine and isinstance(self.target, CudaTarget):
-                return []  # engines compute in the host's memory
-            return [KernelAlgorithm(None, (), self.target, self.roofline, engine)]
+            return self._outside(spec.op)
         own = [
             KernelAlgorithm(kernel, params, self.target, self.roofline)
             for kernel, params in _native(spec, self.target)
             if kernel.name not in self.excluded and not self._too_coarse(kernel, params)
         ]
         return [*own, KernelAlgorithm(None, (), self.target, self.roofline)]
+
+    def _outside(self, op: Opaque) -> list[KernelAlgorithm]:
+        """How an operator outside the graph is computed: compiled where that is right, else by an engine."""
+        if lowers(op):
+            return [KernelAlgorithm(None, (), self.target, self.roofline)]
+        if isinstance(self.target, CudaTarget):
+            return []  # engines compute in the host's memory
+        if self.agreements is not None and ALGORITHM not in self.excluded:
+            lowered = self.agreements.lowered(op)
+            if lowered is not None:
+                return [KernelAlgorithm(None, (), self.target, self.roofline, lowered=lowered)]
+        return [KernelAlgorithm(None, (), self.target, self.roofline, engine_for(op))]
 
     def _too_coarse(self, kernel: AnyKernel, params: Params) -> bool:
         if self.max_error is None or not isinstance(kernel, WinogradConv | CudaWinograd):
@@ -155,6 +173,8 @@ class RelaxBackEnd:
         native = f"joulec.passes.{'relax.cuda_workload' if on_gpu else 'kernels.workload'}:build"
         builder = "joulec.runtime.external:build" if algorithm.engine else native
         payload = KernelPayload(spec, algorithm.family, algorithm.params, self.target, seed=0)
+        if algorithm.lowered is not None:
+            payload = replace(payload, spec=replace(spec, op=algorithm.lowered), kernel=TVM_OWN)
         label = f"{spec} by {algorithm.name}"
         return Candidate(self.key(spec, algorithm), builder, payload, algorithm.work(spec), label)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +172,8 @@ class Exporter:
         if isinstance(node.op, Opaque) and node.op.dialect == "onnx":
             if algorithm is not None and algorithm.engine:
                 return self._external(node.op, algorithm.engine, operands, results)
+            if algorithm is not None and algorithm.lowered is not None:
+                return emit_reference(self._builder, replace(node.spec, op=algorithm.lowered), operands)
             return emit_reference(self._builder, node.spec, operands)
         if algorithm is None or algorithm.kernel is None:
             return emit_reference(self._builder, node.spec, operands)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
 
 from joulec.passes import workbench
+from joulec.passes.relax.agreement import Agreements
 from joulec.passes.relax.backend import RelaxBackEnd
 from joulec.passes.workbench import Setup
 
@@ -15,6 +18,16 @@ class Workbench(workbench.Workbench):
     """Opened resources of a search on Relax modules."""
 
     compiles_for_gpus = True
+
+    @classmethod
+    def open(cls, setup: Setup, warn: Callable[[str], None] = lambda message: None) -> Self:
+        """See `joulec.passes.workbench.Workbench.open`."""
+        bench = super().open(setup, warn)
+        if bench.store is not None:
+            compiler = f"{bench.backend.compiler} {bench.target.target}"
+            known = Agreements(bench.store, bench.device.fingerprint, compiler, bench.target.target)
+            bench.backend = replace(bench.backend, agreements=known)
+        return bench
 
     @staticmethod
     def back_end(**given: Any) -> RelaxBackEnd:

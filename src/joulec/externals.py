@@ -9,6 +9,9 @@ from joulec.progress import Progress
 from joulec.runtime.external import ENGINES
 from joulec.runtime.manifest import Assigned
 
+FRONTEND = "tvm-frontend"
+"""The algorithm of what TVM's own ONNX frontend lowers (`joulec.passes.relax.agreement`)."""
+
 
 def warn_externals(assignment: Iterable[Assigned], progress: Progress) -> None:
     """Say which operators wait for the slow reference implementation because ONNX Runtime is missing."""
@@ -25,15 +28,19 @@ def warn_externals(assignment: Iterable[Assigned], progress: Progress) -> None:
 
 
 def outside(assignment: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Per engine, the operators that it computes and its share of the predicted time; empty where all is native."""
+    """Per engine, the operators that it computes and its share of the predicted time; empty where all is joulec's own.
+
+    What TVM's own ONNX frontend lowers is part of the compiled module, and named all the same.
+    """
     rows = list(assignment)
     total = sum(one["time_s"] or 0.0 for one in rows) or 1.0
     lines = []
-    for engine in ENGINES:
+    for engine in (FRONTEND, *ENGINES):
         own = [one for one in rows if one["algorithm"] == engine]
         if not own:
             continue
         names = ", ".join(dict.fromkeys(f"{one['operator'].removeprefix('opaque.')} ({one['node']})" for one in own))
         share = sum(one["time_s"] or 0.0 for one in own) / total
-        lines.append(f"in {engine}, {share:.0%} of the time: {names}")
+        place = "compiled by TVM's ONNX frontend" if engine == FRONTEND else f"in {engine}"
+        lines.append(f"{place}, {share:.0%} of the time: {names}")
     return lines

@@ -57,13 +57,15 @@ def load_tools(frontend: Frontend) -> Tools:
 def _relax() -> Tools:
     from joulec.passes.kernels.cuda.registry import CUDA_KERNELS
     from joulec.passes.kernels.registry import KERNELS
+    from joulec.passes.relax.agreement import ALGORITHM
     from joulec.passes.relax.build import build_library
     from joulec.passes.relax.export import Exporter
     from joulec.passes.relax.importer import import_relax
     from joulec.passes.relax.reference import relax_reference
     from joulec.passes.relax.workbench import Workbench
 
-    families = tuple(dict.fromkeys([kernel.name for kernel in KERNELS] + [kernel.name for kernel in CUDA_KERNELS]))
+    names = [kernel.name for kernel in KERNELS] + [kernel.name for kernel in CUDA_KERNELS]
+    families = tuple(dict.fromkeys([*names, ALGORITHM]))
     return Tools("relax", Workbench, lambda target: Exporter(), build_library, import_relax, relax_reference, families)
 
 

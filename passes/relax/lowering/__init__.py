@@ -6,6 +6,6 @@ runs in an external engine.
 
 from __future__ import annotations
 
-from joulec.passes.relax.lowering.definitions import LOWERINGS, empty, lower, lowers
+from joulec.passes.relax.lowering.definitions import LOWERINGS, empty, leaves_open, lower, lowers
 
-__all__ = ["LOWERINGS", "empty", "lower", "lowers"]
+__all__ = ["LOWERINGS", "empty", "leaves_open", "lower", "lowers"]

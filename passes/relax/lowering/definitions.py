@@ -79,7 +79,7 @@ def lowers(op: Opaque) -> bool:
     One that leaves its results' sizes open is not: data may change them, and compiled code would not notice.
     """
     if (
-        _leaves_open(_parsed(op.definition))
+        leaves_open(op)
         or any(type.dtype not in _PLAIN for type in (*op.operand_types, *op.result_types))
         or not op.pure
     ):
@@ -182,8 +182,9 @@ def _type_of(expression: Any, stated: TensorType | None) -> TensorType:
     return TensorType(shape, dtype)
 
 
-def _leaves_open(model: onnx.ModelProto) -> bool:
-    dimensions = (one for value in model.graph.output for one in value.type.tensor_type.shape.dim)
+def leaves_open(op: Opaque) -> bool:
+    """Whether an ONNX definition does not state all sizes of its results, so that they must be checked at each call."""
+    dimensions = (one for value in _parsed(op.definition).graph.output for one in value.type.tensor_type.shape.dim)
     return any(not one.HasField("dim_value") for one in dimensions)
 
 
