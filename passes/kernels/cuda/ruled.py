@@ -58,8 +58,8 @@ class Ruled(Staged):
         return (stage(operands, defined(spec, operands), rules),)
 
 
-class Gemv(Ruled):
-    """A matrix times a vector; a constant matrix is stored so that threads read along the sum."""
+class Product(Ruled):
+    """Products; a constant right operand is stored so that neighbouring threads read along the sum."""
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CudaTarget, index: int, array: npt.NDArray[Any]
@@ -86,9 +86,9 @@ def _turned(spec: NodeSpec) -> NodeSpec:
 
 _gpu = dlight.gpu
 
-CudaMatmul = Ruled("matmul", (MatMul,), _gpu.Matmul)
+CudaMatmul = Product("matmul", (MatMul,), _gpu.Matmul)
 """Tiles in shared memory and registers."""
-CudaGemv = Gemv("gemv", (MatMul,), _gpu.GEMV)
+CudaGemv = Product("gemv", (MatMul,), _gpu.GEMV)
 """A matrix times a vector: threads share the sum."""
 CudaReduction = Ruled(
     "reduction",

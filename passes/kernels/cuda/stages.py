@@ -11,6 +11,9 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, te, tirx
 
+_MOST = {"blockIdx.y": 65535, "blockIdx.z": 65535, "threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
+"""CUDA's limits on grids and blocks, on every architecture; the first axis of a grid is as good as unlimited."""
+
 Rule = Callable[[Any, Any], Any]
 """From an unscheduled PrimFunc and TVM's target to a schedule, or None where it does not apply."""
 
@@ -76,14 +79,15 @@ def _schedule(stage: Stage, target: str) -> Any:
 
 
 def on_device(function: Any) -> bool:
-    """Whether a PrimFunc launches a kernel: TVM compiles one that does not, and it fails when it is called."""
-    bound: list[bool] = []
+    """Whether a PrimFunc launches kernels, with grids that a GPU takes: others compile too, and fail when called."""
+    bound: list[tuple[str, int]] = []
 
     def visit(loop: Any) -> None:
-        bound.append(loop.kind == tirx.ForKind.THREAD_BINDING)
+        if loop.kind == tirx.ForKind.THREAD_BINDING:
+            bound.append((str(loop.thread_binding.thread_tag), int(loop.extent)))
 
     tvm_ffi.structural_walk(function.body, (tirx.For, visit), order="post")
-    return any(bound)
+    return bool(bound) and all(extent <= _MOST.get(tag, extent) for tag, extent in bound)
 
 
 def composed(stages: Sequence[Stage], operands: int) -> Any:

@@ -141,32 +141,32 @@ def _row(matrix: Rows, row: Any, value: Callable[[int], Any]) -> Any:
 
 
 def _into_tiles(tiling: _Tiling, data: Any) -> Any:
-    """B^T d B: [side, side, C, tiles]."""
+    """B^T d B: [side, side, tiles, C], as products fetch it."""
     geometry, side, outputs = tiling.geometry, tiling.side, tiling.outputs
     down, across = tiling.grid
     source = padded(geometry, data, down * outputs + tiling.taps - 1, across * outputs + tiling.taps - 1)
     matrix = transforms(outputs, tiling.taps).data
 
-    def rows(c: Any, b: Any, e: Any, j: Any) -> Any:
+    def rows(b: Any, c: Any, e: Any, j: Any) -> Any:
         n, place = b // (down * across), b % (down * across)
         y, x = place // across * outputs, place % across * outputs
         return _row(matrix, e, lambda i: source[n, c, y + i, x + j])
 
-    half = te.compute((geometry.channels, tiling.tiles, side, side), rows, "half")
+    half = te.compute((tiling.tiles, geometry.channels, side, side), rows, "half")
     return te.compute(
-        (side, side, geometry.channels, tiling.tiles),
-        lambda e, f, c, b: _row(matrix, f, lambda j: half[c, b, e, j]),
+        (side, side, tiling.tiles, geometry.channels),
+        lambda e, f, b, c: _row(matrix, f, lambda j: half[b, c, e, j]),
         "tiles",
     )
 
 
 def _products(weight: Any, tiles: Any) -> Any:
-    """[side, side, O, tiles]."""
-    side, _, channels, count = (int(extent) for extent in tiles.shape)
+    """[side, side, O, tiles]; tiles come first in the sum, since their number may exceed a grid's second axis."""
+    side, _, count, channels = (int(extent) for extent in tiles.shape)
     c = te.reduce_axis((0, channels), "c")
     return te.compute(
         (side, side, int(weight.shape[2]), count),
-        lambda e, f, o, b: te.sum(weight[e, f, o, c] * tiles[e, f, c, b], axis=[c]),
+        lambda e, f, o, b: te.sum(tiles[e, f, b, c] * weight[e, f, o, c], axis=[c]),
         "products",
     )
 
@@ -225,8 +225,8 @@ def _by_tile(loops: Callable[[Any, Any], tuple[list[Any], list[Any]]]) -> Callab
 
 
 def _tile_loops(schedule: Any, block: Any) -> tuple[list[Any], list[Any]]:
-    e, f, c, b = schedule.get_loops(block)
-    return [c, b], [e, f]
+    e, f, b, c = schedule.get_loops(block)
+    return [b, c], [e, f]
 
 
 def _result_loops(schedule: Any, block: Any, outputs: int) -> tuple[list[Any], list[Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tvm
 
-from joulec.passes.graph import Conv2d, Node, TensorType, Value, Weight, literal
+from joulec.passes.graph import Conv2d, MatMul, Node, TensorType, Value, Weight, literal
 from joulec.passes.graph.evaluate import evaluate_node
 from joulec.passes.kernels.cuda.registry import CUDA_KERNELS
 from joulec.passes.kernels.cuda.stages import composed, dlight, on_device, scheduled, stage
@@ -111,6 +111,12 @@ def test_work_is_no_less_than_what_must_be_read_and_written():
             work = kernel.work(node.spec, params, A100)
             assert work.dram_bytes >= node.spec.bytes * 0.999
             assert work.flops > 0 or not node.spec.flops
+
+
+def test_grids_that_a_gpu_does_not_take_are_not_offered():
+    data, weight = Value.input("x", TensorType((1, 2, 2))), literal(np.ones((1, 2, 65536 * 64), np.float32))
+    wide = Node.make(MatMul(), (data, weight))
+    assert [kernel.name for kernel, _ in kernels_for(wide.spec, A100)] == ["fallback"]
 
 
 def test_a_stage_that_no_rule_schedules_is_refused():
