@@ -40,6 +40,7 @@ class RunResult:
         latency_p95_s: 95th percentile of the same.
         latency_p99_s: 99th percentile of the same.
         batches: batches run.
+        policy: the policy that chose, by its name; None where there was no cap.
         batch: the batch size at the end.
         variant: the variant of the graph at the end; None where there is one only.
         state: where the policy stood at the end.
@@ -64,6 +65,7 @@ class RunResult:
     latency_p95_s: float | None
     latency_p99_s: float | None
     batches: int
+    policy: str | None
     batch: int
     variant: str | None
     state: State
@@ -208,6 +210,7 @@ def _result(session: Session, elapsed_s: float, latencies: _Latencies, lock: thr
         latency_p95_s=percentiles[1],
         latency_p99_s=percentiles[2],
         batches=totals.batches,
+        policy=session.policy,
         batch=decision.batch,
         variant=session.variant,
         state=decision.state,

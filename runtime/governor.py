@@ -124,6 +124,11 @@ class Governor:
         return decision
 
     @property
+    def policy(self) -> str | None:
+        """The name of the policy that decides; None where there is no cap to decide for."""
+        return None if self.cap is None else self._policy.name
+
+    @property
     def _largest(self) -> int:
         """The largest size that latency and failures allow."""
         return min(self._guard.largest if self._guard else self._sizes[-1], self._failed.largest)

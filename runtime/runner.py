@@ -27,6 +27,9 @@ Answers = list[tuple[Sequence[Part], Outputs]]
 _MOST_PACKERS = 8
 """Kinds of requests to a callable whose batch memory is kept."""
 
+ESTIMATE_ERROR = 1.0
+"""How far times that nothing but an estimate tells may be off, as a share: they know no overhead of a call."""
+
 DEFAULT_SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes for a callable of which nothing else is known."""
 
@@ -120,26 +123,23 @@ class ModelRunner:
 
         A variant that a batch size does not have is not predicted for it: it would be another one again.
         """
-        found = {
-            Configuration(size, variant): expected
-            for size in self.sizes
-            for variant in self.variants
-            if (expected := self._expected(size, variant)) is not None
+        known = {
+            Configuration(size, variant): self._known(size, variant) for size in self.sizes for variant in self.variants
         }
-        return Predictions(found) if {one.batch for one in found} == set(self.sizes) else None
-
-    def _expected(self, size: int, variant: str | int) -> Prediction | None:
-        if not self._model.batched:
+        found = {one: expected for one, budgets in known.items() if (expected := _prediction(budgets)) is not None}
+        if {one.batch for one in found} != set(self.sizes):
             return None
+        estimated = any(budget.time_source == "estimated" for one in found for budget in known[one])
+        return Predictions(found, ESTIMATE_ERROR) if estimated else Predictions(found)
+
+    def _known(self, size: int, variant: str | int) -> list[Budget]:
+        """What is known of each call that a batch of a size takes."""
+        if not self._model.batched:
+            return []
         entries = [self._model.entry(batch, _name(variant)) for batch, _ in self._calls(size, size)]
         if len(self.variants) > 1 and all(entry.variant != variant for entry in entries):
-            return None
-        known = [entry.best_known or Budget() for entry in entries]
-        times = [budget.time_s for budget in known if budget.time_s and budget.energy_j]
-        joules = [budget.energy_j for budget in known if budget.time_s and budget.energy_j]
-        if len(times) < len(entries):
-            return None
-        return Prediction(sum(times), sum(joules) / sum(times))
+            return []
+        return [entry.best_known or Budget() for entry in entries]
 
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
         arrays = bind(self._model.input_names, inputs, named)
@@ -178,6 +178,15 @@ class ModelRunner:
         if not self._model.batched:
             return self._model.manifest.entries[0].work
         return sum((self._model.work(batch, _name(variant)) for batch, _ in self._calls(size, size)), NO_WORK)
+
+
+def _prediction(budgets: Sequence[Budget]) -> Prediction | None:
+    """Of calls one after the other; None where time or energy of one is not known."""
+    times = [budget.time_s for budget in budgets if budget.time_s and budget.energy_j]
+    joules = [budget.energy_j for budget in budgets if budget.time_s and budget.energy_j]
+    if not times or len(times) < len(budgets):
+        return None
+    return Prediction(sum(times), sum(joules) / sum(times))
 
 
 def _name(variant: str | int) -> str | None:

@@ -209,6 +209,11 @@ class Session:
         return tuple(name for name in self._runner.variants if isinstance(name, str))
 
     @property
+    def policy(self) -> str | None:
+        """The policy that chooses beneath the cap, by its name; None where there is no cap."""
+        return self._governor.policy
+
+    @property
     def decision(self) -> Decision:
         """The configuration in force, where the policy stands, and why."""
         return self._governor.decision

@@ -84,6 +84,7 @@ class FrontierPolicy:
         self._seen: int | None = None  # the configuration whose visit that is
         self._known: set[int] = set()
         self._here = 0
+        self._before: int | None = None  # what ran before the one that is tried
         self._due = False  # the choice, to be reviewed
         self._plan: tuple[Floats, Floats, Floats] | None = None  # what a try is chosen by
         self._surprises = 0
@@ -113,12 +114,13 @@ class FrontierPolicy:
             self._barred_s = 0.0
             self._wait_s.clear()
             self._above.clear()
+            self._before = None
         self._t_s = telemetry.t_s
         self._sensor_s = telemetry.sensor_window_s or self._sensor_s
         if fallen:
             self._calm_s = telemetry.t_s + self._visit.batch_s + _CALM_WINDOWS * self._sensor_s
         self._beliefs.pass_time(telemetry.seconds)
-        observed = self._observe(telemetry)
+        observed = self._observe(telemetry, arriving=not changed)
         calm = telemetry.t_s < self._calm_s
         if changed:
             self._choose(_SCATTER_DROP if calm else _SCATTER, jump=True)
@@ -127,12 +129,24 @@ class FrontierPolicy:
             self._due = self._due or self._here in _REVIEWS or self._here % _LATER == 0
             plan, self._plan = self._plan, None
             if self._exceeds(*self._beliefs.here(_POWER, *self._read_power())):
-                self._choose(_SCATTER_DROP if calm else _SCATTER, jump=False)
+                self._step_down(_SCATTER_DROP if calm else _SCATTER)
             elif plan is not None:
                 self._try(*plan)
             elif self._due and not calm:
                 self._choose(_SCATTER, jump=False)
+            elif self._here > 1:
+                self._beliefs.tidy()
         return self.decision
+
+    def _step_down(self, scatter: float) -> None:
+        """The current one exceeds the cap. From a try that fails at once the way back is known."""
+        before, self._before = self._before, None
+        if before is None or self._here > 1:
+            self._choose(scatter, jump=False)
+            return
+        self._back_off()
+        self._go(before, "searching", "the one tried exceeds the cap")
+        self._due = True
 
     def _refuse(self) -> None:
         """Batch sizes above the largest allowed; the smallest is always allowed."""
@@ -141,13 +155,15 @@ class FrontierPolicy:
             allowed = self._batches <= max(self._largest, int(self._batches.min()))
             self._refused = np.where(allowed, 0.0, -np.inf)
 
-    def _observe(self, telemetry: Telemetry) -> int | None:
-        """Learn; which configuration was seen."""
+    def _observe(self, telemetry: Telemetry, *, arriving: bool) -> int | None:
+        """Learn; which configuration was seen. Of one that had not run before only when ``arriving``."""
         ran, power_w, highest_w = telemetry.configuration, telemetry.power_w, telemetry.highest_w
         index = None if ran is None else self._index.get(ran)
         if index is None or power_w is None or highest_w is None or power_w <= 0 or not telemetry.readings:
             return None
         if index != self._seen:
+            if not arriving:
+                return None  # a choice is due in this step: there will be more readings
             self._leave()
             self._arrive(index)
         mean, highest = math.log(power_w), math.log(highest_w)
@@ -182,7 +198,6 @@ class FrontierPolicy:
         if self._seen is None:
             return
         self._beliefs.commit((self._read_power(), self._read_time()))
-        self._time_unknown = self._beliefs.deviation(_TIME)
         self._known.add(self._seen)
 
     def _compare(self, mean: float) -> None:
@@ -251,6 +266,7 @@ class FrontierPolicy:
         if stays and (not found or rate[best] < rate[current] + _GAIN):
             if self._here >= 3 and self._t_s >= self._calm_s:
                 self._plan = rate, room + (scatter - _SCATTER_STAY) * noise, unknown  # in the next step
+                self._time_unknown = beliefs.deviation(_TIME)
             if self.decision.state != "settled":
                 self.decision = self._say(current, "settled", _FASTEST)
         elif found:
@@ -288,6 +304,7 @@ class FrontierPolicy:
         index = self._worth(indices, rate, ease) if len(indices) else None
         if index is not None:
             self._go(index, "searching", "faster, and it may keep to the cap")
+            self._before = current
 
     def _worth(self, indices: npt.NDArray[np.intp], rate: Floats, ease: Floats) -> int | None:
         """Which try brings the most for each second that it is expected to cost above the cap; None where none may."""
@@ -310,7 +327,7 @@ class FrontierPolicy:
 
     def _go(self, index: int, state: State, reason: str) -> None:
         if index != self._current:
-            self._here, self._due = 0, False
+            self._here, self._due, self._before = 0, False, None
         self._current = index
         self.decision = self._say(index, state, reason)
 

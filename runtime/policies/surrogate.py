@@ -34,7 +34,7 @@ class Surrogate:
     of it, plus a factor common to all, which drifts. One configuration is observed at a time: `arrive` fetches its
     covariance with all others, `expected` tells what follows from what is seen of it so far, `commit` keeps that for
     good. Each takes time in proportion to the number of configurations: the covariance is kept as the prior less
-    products, which are folded into it a few rows at a time. Rows of arrays are quantities.
+    products, which `tidy` folds into it a few rows at a time. Rows of arrays are quantities.
 
     Args:
         configurations: all.
@@ -79,13 +79,11 @@ class Surrogate:
         """From now on this configuration is observed."""
         self._at = index
         shared = np.add(self._prior[:, index], self._level, out=self._shared)
-        for row in self._rows:
-            if self._count:
-                learned = self._learned[row, : self._count]
-                shared[row] -= learned[:, index] @ learned
-            if index >= self._folded:
-                old = self._old[row]
-                shared[row] -= old[:, index] @ old
+        if self._count:
+            learned = self._learned[:, : self._count]
+            shared -= np.matmul(learned[:, None, :, index], learned)[:, 0]
+        if index >= self._folded:
+            shared -= np.matmul(self._old[:, None, :, index], self._old)[:, 0]
 
     def pass_time(self, seconds: float) -> None:
         """The common factors drift."""
@@ -94,7 +92,10 @@ class Surrogate:
             loose[row] += variance * seconds
         if max(loose) > _LOOSE_VAR:
             self._spread()
-        elif self._folded < self._mean.shape[1]:
+
+    def tidy(self) -> None:
+        """Fold a few rows, in a step that has time for it."""
+        if self._folded < self._mean.shape[1]:
             self._fold(self._at_once)
 
     def loosen(self, row: int, deviation: float) -> None:

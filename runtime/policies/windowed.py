@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from joulec.runtime.policies.protocol import Configuration, Decision, State, Telemetry
 from joulec.runtime.policies.visit import SHORT, Noise, Visit
+from joulec.runtime.policies.warming import Warming
 
 _DRIFT = 0.06  # a settled level whose power moved by this share of what was remembered: the load has changed,
 _FOLLOW_S = 10.0  # unless it rose over much longer than this
@@ -16,7 +17,8 @@ _ENOUGH = 12  # readings that show all phases of a batch that is not short besid
 _NEAR = 0.08  # beyond a level that exceeds the cap by more than this share, larger ones are not tried
 _FULL_RATE = 1.005
 _UPPER = 1.3  # standard deviations of a reading that must fit above the highest power, for a level to be chosen
-_UPPER_STAY = 0.5  # and to stay
+_UPPER_STAY = 0.5  # and to stay, in the first minute;
+_TOLERANCE = 0.005  # later one is left when it surely exceeds the cap by this share
 _OFTEN_FIRST, _OFTEN = 0.03, 0.2  # share of readings above the cap that a level that was chosen may have: while the
 # device warms up, when leaving it costs nothing but a larger batch, and later, when it has shown that it fits
 _MUCH = 4.0  # readings above the cap beyond that share, for it to be left
@@ -38,8 +40,10 @@ class WindowedPolicy:
 
     - A level is judged by its highest power over at least two sensor windows (`Visit`), and while that is within its
       own error of the cap, by more of them. A reading far above the cap is judged at once.
-    - A level that is chosen leaves room for noise, and in the first minutes for a device that warms up; one that was
-      chosen stays until it is seen to exceed the cap. So a steady device is not left again.
+    - A level that is chosen leaves room for noise, and in the first minute for a device that warms up; one that was
+      chosen stays until it surely exceeds the cap by 0.5%. So a steady device is not left again.
+    - A settled level whose power still grows as the device warms up (`Warming`) is left at once where it would come to
+      exceed the cap, not minutes later when it does.
     - What a level drew, and how fast it was, is remembered. A level known to exceed the cap is not tried again while
       that cap holds, so nothing oscillates; on a change of the cap the search starts from what is known.
     - Power need not grow with the level: after the search, levels further up are each tried once, and of those that
@@ -68,8 +72,9 @@ class WindowedPolicy:
         self._last_s = 0.0
         self._sensor_s = 0.0
         self._noise = Noise()
-        self._visit = Visit()
+        self._visit, self._warming = Visit(), Warming()
         self._above = 0.0  # readings above the cap beyond their share
+        self._surely = -math.inf  # logarithm of the highest power of the settled level at the least, followed slowly
         self._settled = False
         self.decision = Decision(self._levels[0], "searching", "start at the smallest level")
 
@@ -88,10 +93,11 @@ class WindowedPolicy:
             return self.decision
         if self._since_s is None:
             self._since_s = telemetry.t_s - telemetry.seconds
-            self._visit, self._above = Visit(), 0.0
+            self._visit, self._warming, self._above = Visit(), Warming(), 0.0
         self._sensor_s = telemetry.sensor_window_s
         visit = self._visit
         visit.add(math.log(power_w), math.log(highest_w), telemetry.readings)
+        self._warming.add(telemetry.t_s, math.log(power_w), telemetry.readings)
         share = _OFTEN_FIRST if telemetry.t_s < _WARMING_S else _OFTEN
         self._above = max(self._above + (highest_w > cap_w) - share * telemetry.readings, 0.0)  # Page's test
         visit.add_batches(telemetry)
@@ -106,11 +112,11 @@ class WindowedPolicy:
         """How long a batch is, as a share of the sensor's window."""
         return self._visit.batch_s / self._sensor_s if self._sensor_s else 0.0
 
-    def _remember(self) -> None:
+    def _remember(self, ahead: float = 0.0) -> None:
         visit = self._visit
         highest, _ = visit.power(self._noise.deviation, self._phases)
         rate = self._levels[self._current].batch / visit.batch_s if visit.batch_s else 0.0
-        self._seen[self._current] = _Seen(highest, visit.mean, rate)
+        self._seen[self._current] = _Seen(highest + ahead, visit.mean, rate)
 
     def _judge(self, last: float) -> None:
         assert self._since_s is not None
@@ -124,8 +130,7 @@ class WindowedPolicy:
             return
         error = 2 * math.sqrt(variance)
         if self._settled:
-            exceeds = highest + _UPPER_STAY * self._noise.deviation - error > cap
-            self._watch(self._above > _MUCH and (exceeds or self._t_s < _WARMING_S))
+            self._watch(*self._outgrown(highest - error))
             return
         room = cap - self._margin_above - highest
         if abs(room) < error and visit.count < _DOUBT:
@@ -135,7 +140,20 @@ class WindowedPolicy:
         self._remember()
         self._choose(f"{math.exp(highest):.4g} W under a cap of {self._cap_w:.4g} W")
 
-    def _watch(self, above: bool) -> None:
+    def _outgrown(self, surely: float) -> tuple[bool, float]:
+        """Whether a settled level exceeds the cap, or will once the device is warm; by how much it will still grow.
+
+        Args:
+            surely: logarithm of what its highest power is at the least.
+        """
+        ahead, cap = self._warming.ahead, math.log(self._cap_w)
+        if ahead and surely + ahead > cap + _TOLERANCE:
+            return True, ahead
+        early = self._t_s < _WARMING_S and surely + _UPPER_STAY * self._noise.deviation > cap
+        self._surely += min(self._last_s / _FOLLOW_S, 1.0) * (surely - self._surely)
+        return self._above > _MUCH and (early or self._surely > cap + _TOLERANCE), 0.0
+
+    def _watch(self, above: bool, ahead: float) -> None:
         """A settled level: is its power still what it was?"""
         visit = self._visit
         if visit.count < 8:
@@ -149,7 +167,7 @@ class WindowedPolicy:
         if moved:
             self._seen.clear()
         if moved or (above and not smallest):
-            self._remember()
+            self._remember(ahead)
             self._settled = False
             self._choose("the load has changed" if moved else f"{math.exp(visit.mean):.4g} W, above the cap")
 
@@ -215,6 +233,6 @@ class WindowedPolicy:
 
     def _stay(self, index: int, state: State, why: str) -> None:
         if index != self._current or not self._settled:
-            self._since_s = None
+            self._since_s, self._surely = None, math.log(self._cap_w)
         self._current, self._settled = index, True
         self.decision = Decision(self._levels[index], state, why)

@@ -330,6 +330,7 @@ def _show_session(out: Console, session: Mapping[str, Any]) -> None:
         )
     out.print(table)
     variant = "" if session["variant"] is None else f", variant {session['variant']}"
+    by = "" if session["policy"] is None else f"policy {session['policy']}: "
     power = _shown(session["power_w"], lambda watts: f"{watts:.1f} W")
     out.print(
         f"{session['items']} items in {session['duration_s']:.1f} s: {session['throughput']:.1f} per second, "
@@ -338,7 +339,7 @@ def _show_session(out: Console, session: Mapping[str, Any]) -> None:
         markup=False,
     )
     out.print(
-        f"batch {session['batch']}{variant} at the end: {session['reason']}; "
+        f"{by}batch {session['batch']}{variant} at the end: {session['reason']}; "
         f"{session['violations']} stretches above the cap, {session['above_cap_s']:.2f} s in all",
         markup=False,
     )

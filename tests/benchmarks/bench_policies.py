@@ -58,8 +58,8 @@ def report(title: str, results: Sequence[Result]) -> None:
         np.array([r.outcome.throughput / r.fixed_throughput for r in windowed if not r.steady]),
         0.95,
     )
-    late = [r.job for r in windowed if r.steady and r.outcome.last_change_s > 60]
-    print(f"windowed: steady jobs with a change of batch size after 60 s: {len(late)} {late[:8]}")
+    changes = {r.job: round(r.outcome.last_change_s) for r in windowed if r.steady and r.outcome.last_change_s > 60}
+    print(f"windowed: steady jobs with a change of batch size after 60 s: {len(changes)}; the last at (s): {changes}")
     for name in dict.fromkeys(r.policy for r in results):
         mean = np.mean([r.outcome.throughput for r in results if r.policy == name])
         print(f"{name}: mean throughput {mean:.1f} rows/s")

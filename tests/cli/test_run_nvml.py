@@ -132,7 +132,9 @@ def here(tmp_path):
 
 @pytest.mark.parametrize("policy", ["frontier", "windowed"])
 def test_a_cap_that_halves_and_returns(here, gpu, batches, policy):
-    session, follower, shown = drive(here, gpu, batches.artifact, 9.0, "--policy", policy)
+    asked = [] if policy == "frontier" else ["--policy", policy]  # it is the default, as the artifact has predictions
+    session, follower, shown = drive(here, gpu, batches.artifact, 9.0, *asked)
+    assert session["policy"] == policy
     assert session["power_source"] == "nvml"
     assert {sample["cap_w"] for sample in session["timeline"]} == {HIGH_W, LOW_W}
     high, low = spent(session["timeline"], HIGH_W), spent(session["timeline"], LOW_W)
@@ -144,6 +146,7 @@ def test_a_cap_that_halves_and_returns(here, gpu, batches, policy):
     assert session["throughput"] == pytest.approx(session["items"] / session["duration_s"])
     assert "the meter nvml reads the power of GPU 0" in " ".join(session["notices"])
     assert "power in W (nvml)" in (here.folder / "run.svg").read_text()
+    assert f"policy {policy}: batch" in shown
     assert "stretches above the cap" in shown
     for name in ("joulec_items_total", "joulec_power_watts", "joulec_power_cap_watts", "joulec_queue_rows"):
         assert follower.metric(name) >= 0

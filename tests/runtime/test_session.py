@@ -227,6 +227,7 @@ def test_a_model_that_is_not_batched_in_a_session(two_outputs):
 
 def test_settles_where_one_size_fits_and_follows_a_cap_that_halves_and_returns(clock):
     with fake_session(clock, power_cap_w=100.0) as session:
+        assert session.policy == "windowed"  # the default, as nothing is predicted
         assert session.batch_size == 1
         feed(session, 60)
         assert (session.batch_size, session.decision.state) == (8, "settled")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import wait
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from joulec.runtime import Configuration, Decision, Model, ScriptedMeter, Sessio
 from joulec.runtime.fields import ManifestError
 from joulec.runtime.latency import LatencyGuard
 from joulec.runtime.metrics import SessionCollector
-from joulec.runtime.runner import ModelRunner
+from joulec.runtime.policies import Predictions
+from joulec.runtime.runner import ESTIMATE_ERROR, ModelRunner
 from joulec.runtime.variant import VariantError
 
 
@@ -83,9 +85,17 @@ def test_what_is_expected_of_each_variant(model):
     }  # fmt: skip
     assert found[Configuration(1, "fast")].power_w == pytest.approx(2.0)
     assert found[Configuration(1, "frugal")].power_w == pytest.approx(0.8)
+    assert runner.predictions.error == Predictions().error
     assert ModelRunner(model, [1, 2], ["frugal"]).uncapped == Configuration(2, "frugal")
     with pytest.raises(ValueError, match="'green' was not compiled"):
         ModelRunner(model, None, ["green"])
+
+
+def test_times_that_are_estimated_may_be_far_off(model):
+    budgets = {(entry.batch, entry.variant): entry.measured for entry in model.manifest.entries}
+    model.annotate({(1, "frugal"): replace(budgets[1, "frugal"], time_source="estimated")})
+    assert ModelRunner(model, None).predictions.error == ESTIMATE_ERROR
+    assert ModelRunner(model, [2, 4]).predictions.error == Predictions().error
 
 
 class Turning:
@@ -130,8 +140,9 @@ def test_the_frontier_takes_the_frugal_one_where_the_fast_one_exceeds_the_cap(mo
     monkeypatch.setattr(Model, "run_batch", timed)
     meter = ScriptedMeter({1: 60.0, 2: 64.0}, idle_w=10.0, variants={"frugal": 0.5}, clock=clock)
     caps = [80.0]
-    options = {"meter": meter, "policy": "frontier", "max_wait_s": 0.0, "batch_sizes": [1, 2], "clock": clock}
+    options = {"meter": meter, "max_wait_s": 0.0, "batch_sizes": [1, 2], "clock": clock}
     with model.session(power_cap_w=lambda: caps[0], sleep=clock.sleep, **options) as session:
+        assert session.policy == "frontier"  # the default, as the artifact has predictions
         for cap_w, variant in ((80.0, "fast"), (45.0, "frugal"), (80.0, "fast")):
             caps[0] = cap_w
             assert not wait([session.submit(rows(2)) for _ in range(300)], timeout=30).not_done

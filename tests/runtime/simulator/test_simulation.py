@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from joulec.runtime.policies import Configuration, PolicyOptions, make_policy
+from joulec.runtime.policies import Configuration, PolicyOptions, Prediction, Predictions, make_policy
+from joulec.runtime.runner import ESTIMATE_ERROR
 from joulec.runtime.simulator.device import (
     DeviceError,
     Fault,
@@ -170,6 +171,20 @@ def test_paper_jobs(number):
     assert frontier.outcome.seconds_above_cap <= 0.005 * frontier.outcome.seconds
     assert windowed.outcome.throughput >= 0.95 * windowed.fixed_throughput
     assert frontier.outcome.throughput > dvfs.outcome.throughput
+
+
+def test_frontier_bears_an_estimate_that_knows_no_overhead():
+    """By the estimate all batch sizes compute as many rows per second, at the power of the largest."""
+    job = paper_jobs()[16]
+    full = {item: dataclasses.replace(item, batch=PAPER_BATCHES[-1]) for item in job.device.space}
+    estimate = {
+        item: Prediction(job.device.batch_s(most) * item.batch / most.batch, job.device.window_w(most))
+        for item, most in full.items()
+    }
+    options = PolicyOptions(predictions=Predictions(estimate, ESTIMATE_ERROR))
+    policy = make_policy("frontier", job.device.space, options)
+    outcome = Simulation(job.device, job.cap_w, seed=3).run(policy, 120.0)
+    assert outcome.throughput >= 0.93 * oracle_throughput(job.device, job.cap_w, 120.0)
 
 
 @pytest.mark.parametrize("seed", [400_001, 400_003])
