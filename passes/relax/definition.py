@@ -41,7 +41,17 @@ def define(module: Any, call: Any) -> tuple[Definition, list[Any]]:
             operands.append(expression)
             parameters.append(relax.Var(f"p{len(parameters)}", _anew(expression.ty)))
             return parameters[-1]
+        if isinstance(expression, relax.Var) and isinstance(expression.ty, relax.TupleType):
+            return relax.Tuple([part(expression, index, type) for index, type in enumerate(expression.ty.fields)])
         return expression
+
+    def part(whole: Any, index: int, type: Any) -> Any:
+        if isinstance(type, relax.TupleType):
+            inner = relax.TupleGetItem(whole, index)
+            return relax.Tuple([part(inner, place, one) for place, one in enumerate(type.fields)])
+        operands.append(relax.TupleGetItem(whole, index))
+        parameters.append(relax.Var(f"p{len(parameters)}", _anew(type)))
+        return parameters[-1]
 
     builder = relax.BlockBuilder()
     callees: dict[Any, Any] = {}

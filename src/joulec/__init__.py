@@ -33,8 +33,8 @@ def compile(
         input_shapes: shapes of inputs by name; needed for dynamic dimensions.
         progress: say on standard error what is being done, as ``joulec compile`` does; a first compilation takes
             minutes.
-        **options: ``variants="frontier:3"``, ``report="found.html"`` and the other fields of
-            `joulec.options.CompileOptions`.
+        **options: ``entry="forward"`` (which function of an IRModule), ``variants="frontier:3"``,
+            ``report="found.html"`` and the other fields of `joulec.options.CompileOptions`.
 
     Returns:
         The model, ready to be called; ``model.manifest`` says what was chosen, predicted and measured.

@@ -114,7 +114,9 @@ MaxEnergy = Annotated[
     float | None, typer.Option("--max-energy", parser=quantity("J"), help="Bound on energy per call, e.g. 60mJ.")
 ]
 BatchSizes = Annotated[str | None, typer.Option(help="Batch sizes to compile for, e.g. 1,2,4,8.")]
-InputShapes = Annotated[str | None, typer.Option(help="Shapes of inputs, e.g. 'data:[1,3,224,224]'.")]
+InputShapes = Annotated[
+    list[str] | None, typer.Option(help="Shapes of inputs, e.g. 'data:[1,3,224,224]'; may be repeated.")
+]
 Target = Annotated[str, typer.Option(help="TVM target, e.g. 'llvm -mcpu=haswell'; llvm is this machine.")]
 Alpha = Annotated[float, typer.Option(min=1.0, help="Graphs that cost less than alpha times the best are kept.")]
 Budget = Annotated[int, typer.Option(min=0, help="Graphs that the outer search expands; 0 turns it off.")]
@@ -193,7 +195,7 @@ def make_options(
     max_power: float | None,
     max_energy: float | None,
     batch_sizes: str | None,
-    input_shapes: str | None,
+    input_shapes: list[str] | None,
     **rest: Any,
 ) -> CompileOptions:
     from joulec.options import CompileOptions, parse_batch_sizes, parse_input_shapes
@@ -204,7 +206,7 @@ def make_options(
         max_power_w=max_power,
         max_energy_j=max_energy,
         batch_sizes=None if batch_sizes is None else parse_batch_sizes(batch_sizes),
-        input_shapes={} if input_shapes is None else parse_input_shapes(input_shapes),
+        input_shapes=parse_input_shapes(*(input_shapes or ())),
         **rest,
     )
 

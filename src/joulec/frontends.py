@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ class Tools:
         workbench: the kind of bench on which it searches.
         exporter: makes an exporter (`add` per graph, then `finish`) for a target.
         build_library: compiles what was exported to a shared library.
+        prepare: an IRModule with its entry as ``main`` and shapes fixed (entry or None, input shapes, batch or None),
+            and whether a dimension became the batch.
         import_module: an IRModule's ``main`` as a graph.
         reference: what computes an unoptimised IRModule, with the names of its inputs.
         families: names of algorithms that may be left out.
@@ -33,6 +35,7 @@ class Tools:
     workbench: type[Workbench]
     exporter: Callable[[Any], Any]
     build_library: Callable[[Any, Any, Path], None]
+    prepare: Callable[[Any, str | None, Mapping[str, Sequence[int]], int | None], tuple[Any, bool]]
     import_module: Callable[[Any], Graph]
     reference: Callable[[Any, Sequence[str]], Reference]
     families: tuple[str, ...]
@@ -59,6 +62,7 @@ def _relax() -> Tools:
     from joulec.passes.kernels.registry import KERNELS
     from joulec.passes.relax.agreement import ALGORITHM
     from joulec.passes.relax.build import build_library
+    from joulec.passes.relax.entry import prepared
     from joulec.passes.relax.export import Exporter
     from joulec.passes.relax.importer import import_relax
     from joulec.passes.relax.reference import relax_reference
@@ -66,7 +70,9 @@ def _relax() -> Tools:
 
     names = [kernel.name for kernel in KERNELS] + [kernel.name for kernel in CUDA_KERNELS]
     families = tuple(dict.fromkeys([*names, ALGORITHM]))
-    return Tools("relax", Workbench, lambda target: Exporter(), build_library, import_relax, relax_reference, families)
+    return Tools(
+        "relax", Workbench, lambda target: Exporter(), build_library, prepared, import_relax, relax_reference, families
+    )
 
 
 def _relay() -> Tools:
@@ -77,4 +83,21 @@ def _relay() -> Tools:
     from joulec.passes.relay.reference import relay_reference
     from joulec.passes.relay.workbench import Workbench
 
-    return Tools("relay", Workbench, Exporter, build_library, import_relay, relay_reference, FAMILIES)
+    return Tools("relay", Workbench, Exporter, build_library, _as_it_is, import_relay, relay_reference, FAMILIES)
+
+
+def _as_it_is(
+    module: Any, entry: str | None, input_shapes: Mapping[str, Sequence[int]], batch: int | None
+) -> tuple[Any, bool]:
+    """A Relay module, whose shapes are fixed when it is made.
+
+    Raises:
+        ImportModuleError: something else than `main` as it stands is asked for.
+    """
+    from joulec.passes.module_errors import ImportModuleError
+
+    if entry not in (None, "main") or input_shapes:
+        raise ImportModuleError(
+            "of a Relay module 'main' is compiled, for its own shapes; give neither entry nor shapes"
+        )
+    return module, False

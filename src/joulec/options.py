@@ -20,6 +20,7 @@ class CompileOptions:
         max_power_w: bound on mean watts.
         batch_sizes: batch sizes to compile for; None keeps the model's own shapes.
         input_shapes: shapes of inputs by name; needed for dynamic dimensions.
+        entry: which function of an IRModule is compiled; None takes ``main``, or the only one that is public.
         target: TVM target, e.g. ``llvm`` or ``llvm -mcpu=haswell``.
         threads: worker threads; None takes the process's CPU affinity.
         alpha: relaxation of the outer search.
@@ -51,6 +52,7 @@ class CompileOptions:
     max_power_w: float | None = None
     batch_sizes: Sequence[int] | None = None
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    entry: str | None = None
     target: str = "llvm"
     threads: int | None = None
     alpha: float = 1.05
@@ -134,14 +136,25 @@ def parse_batch_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
-    """``name:[1,3,224,224] other:[1,10]`` (tvmc's form) as shapes by name.
+def parse_input_shapes(*texts: str) -> dict[str, tuple[int, ...]]:
+    """``name:[1,3,224,224] other:[1,10]`` (tvmc's form), once or several times, as shapes by name.
 
     Raises:
-        OptionError: the text has another form.
+        OptionError: a text has another form, or an input is given two shapes.
     """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        for name, shape in _shapes_in(text):
+            if shapes.setdefault(name, shape) != shape:
+                raise OptionError(
+                    f"--input-shapes gives {name!r} both {list(shapes[name])} and {list(shape)}; give one"
+                )
+    return shapes
+
+
+def _shapes_in(text: str) -> list[tuple[str, tuple[int, ...]]]:
     entry = r"([^\s,:\[\]][^\[\]]*?)\s*:\s*\[([\d\s,]*)\]"
     found = re.findall(entry, text)
     if not found or re.sub(entry, "", text).strip(" ,"):
         raise OptionError(f"--input-shapes {text!r}: write name:[1,3,224,224], several separated by a space")
-    return {name.strip(): tuple(int(size) for size in sizes.split(",") if size.strip()) for name, sizes in found}
+    return [(name.strip(), tuple(int(size) for size in sizes.split(",") if size.strip())) for name, sizes in found]

@@ -44,12 +44,14 @@ def read_sources(
     fuses: Fuses,
     batch_sizes: Sequence[int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    entry: str | None = None,
 ) -> list[Source]:
     """Read a model for each batch size asked for, or as it stands.
 
     Args:
         model: path of an ONNX file, a ModelProto, or an IRModule (Relax, or Relay under TVM 0.19).
         fuses: what the back end can fuse.
+        entry: which function of an IRModule; None takes ``main``, or the only one that is public.
 
     Raises:
         ModelError: the ONNX model cannot be read or does not take a batch size.
@@ -59,11 +61,13 @@ def read_sources(
     sizes = None if batch_sizes is None else sorted(set(batch_sizes))
     if sizes is not None and (not sizes or sizes[0] < 1):
         raise SourceError(f"batch sizes are whole numbers from 1 on, not {list(batch_sizes or [])}")
+    wanted: list[int | None] = [None] if sizes is None else [*sizes]
     if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
-        wanted: list[int | None] = [None] if sizes is None else [*sizes]
+        if entry is not None:
+            raise SourceError("an ONNX model has one graph; entry= chooses among the functions of an IRModule")
         return [_from_onnx(model, fuses, size, input_shapes or {}) for size in wanted]
     if type(model).__name__ == "IRModule":
-        return [_from_module(model, fuses, sizes)]
+        return [_from_module(model, fuses, size, input_shapes or {}, entry) for size in wanted]
     raise SourceError(
         f"a model is the path of an ONNX file, an onnx.ModelProto or an IRModule, not {type(model).__name__}"
     )
@@ -93,17 +97,23 @@ def _notes(seen: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _from_module(module: Any, fuses: Fuses, sizes: Sequence[int] | None) -> Source:
+def _from_module(
+    module: Any, fuses: Fuses, batch: int | None, input_shapes: Mapping[str, Sequence[int]], entry: str | None
+) -> Source:
     from joulec.frontends import chosen_frontend, load_tools
 
     tools = load_tools(chosen_frontend(None))
+    module, bound = tools.prepare(module, entry, input_shapes, batch)
     imported = tools.import_module(module)
     leading = {value.type.shape[:1] for value in (*imported.inputs, *imported.outputs)}
     size = next(iter(leading))[0] if len(leading) == 1 and () not in leading else None
-    if sizes is not None and sizes != [size]:
-        raise SourceError(
-            f"an IRModule is compiled for its own shapes (batch {size}); it cannot be made for batch sizes {sizes}"
+    if batch is not None and batch != size:
+        why = (
+            "its inputs and outputs do not all lead with it"
+            if bound
+            else f"an IRModule of fixed shapes is compiled for these (batch {size})"
         )
+        raise SourceError(f"the module cannot be made for a batch of {batch}: {why}")
     graph = canonicalise(imported, fuses)
     names = [value.name for value in graph.inputs]
     return Source(size or 1, _leads_with(graph, size), graph, lambda: tools.reference(module, names))

@@ -46,6 +46,10 @@ CASES = {
     "unknown processor": ((*GOOD, "--target", "llvm -mcpu=bogus"), "LLVM knows no mcpu 'bogus'"),
     "target that is no CPU": ((*GOOD, "--target", "toaster"), "toaster"),
     "shapes unreadable": ((*GOOD, "--input-shapes", "x:1,3"), "--input-shapes 'x:1,3': write name:[1,3,224,224]"),
+    "two shapes for an input": (
+        (*GOOD, "--input-shapes", "x:[1,3,8,8]", "--input-shapes", "x:[1,3,9,9]"),
+        "--input-shapes gives 'x' both [1, 3, 8, 8] and [1, 3, 9, 9]; give one",
+    ),
     "shapes of another input": ((*GOOD, "--input-shapes", "q:[1,3,8,8]"), "no input 'q'; its inputs are x"),
     "batch sizes unreadable": ((*GOOD, "--batch-sizes", "1,two"), "--batch-sizes '1,two': write whole numbers"),
     "batch of none": ((*GOOD, "--batch-sizes", "0,1"), "a batch has at least one row"),
