@@ -92,5 +92,5 @@ def _own_module(spec: NodeSpec) -> Any:
 
 def own_executable(spec: NodeSpec, target: Any) -> Any:
     """The operator as TVM and dlight's default rules lower it, compiled for a target."""
-    with target:
+    with target:  # while the operators are written, too: none is to be scheduled for CPUs
         return relax.build(_own_module(spec), target, relax_pipeline=cuda_pipeline(), exec_mode="compiled")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from tvm import relax, tirx
 from tvm_ffi import structural_walk
 
 from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
+from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.onnx.engines import external_key
 from joulec.passes.relax.backend import KernelAlgorithm
 from joulec.passes.relax.emit import emit_reference
@@ -119,7 +121,8 @@ class Exporter:
                         known[operand] if isinstance(operand, Value) else constants[index]
                         for index, operand in enumerate(node.operands)
                     ]
-                    results = self._emit(node, algorithms[node], given)
+                    with _compiling_for(algorithms[node]):
+                        results = self._emit(node, algorithms[node], given)
                     known.update(zip(node.outputs, results, strict=True))
                 outputs = [known[value] for value in graph.outputs]
                 result = relax.Tuple(outputs) if always_tuple or len(outputs) > 1 else outputs[0]
@@ -215,6 +218,14 @@ class _NoBlock:
 
 def _algorithm(choice: Choice) -> KernelAlgorithm | None:
     return choice.algorithm if isinstance(choice.algorithm, KernelAlgorithm) else None
+
+
+def _compiling_for(algorithm: KernelAlgorithm | None) -> AbstractContextManager[object]:
+    """TVM's current target is a GPU's where the algorithm is for one, so that nothing is scheduled for CPUs."""
+    if algorithm is None or not isinstance(algorithm.target, CudaTarget):
+        return nullcontext()
+    found: AbstractContextManager[object] = tvm.target.Target(algorithm.target.options)
+    return found
 
 
 def _type(type: TensorType) -> Any:

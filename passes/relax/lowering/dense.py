@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import tvm
 from tvm import relax, s_tir, te
 
 from joulec.passes.relax.lowering.site import Site
@@ -19,7 +20,10 @@ _PARALLEL_FROM = 1 << 17
 
 
 def by_vectors(data: Any, count: int) -> bool:
-    """Whether rows of data and so many rows of a weight are worth `rows_product`."""
+    """Whether rows of data and so many rows of a weight are worth `rows_product`; never under a GPU's target."""
+    target = tvm.target.Target.current(allow_none=True)
+    if target is not None and target.kind.name == "cuda":
+        return False
     return int(data.ty.shape.values[1]) > _LANES[-1] and count % _ROWS[-1] == 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax, te
 
 from joulec.costdb.cost import Cost
@@ -27,11 +28,12 @@ from joulec.passes.graph import (
 )
 from joulec.passes.kernels.workload import KernelPayload
 from joulec.passes.module_errors import BuildError
+from joulec.passes.onnx.importer import import_onnx
 from joulec.passes.relax import cuda_workload
 from joulec.passes.relax.backend import RelaxBackEnd
 from joulec.passes.relax.build import build_library
 from joulec.passes.relax.cuda_pipeline import cuda_pipeline
-from joulec.passes.relax.cuda_workload import OnDevice
+from joulec.passes.relax.cuda_workload import OnDevice, own_executable
 from joulec.passes.relax.export import Exporter
 from joulec.passes.search.choices import Choice
 from joulec.profiler.roofline import Roofline
@@ -153,3 +155,25 @@ def test_without_a_gpu_a_candidate_says_so(network):
     back, spec = back_end(), network.nodes[0].spec
     with pytest.raises(RuntimeError, match="finds no GPU"):
         cuda_workload.build(back.candidate(spec, back.algorithms(spec)[0]).payload)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_layers_are_not_scheduled_for_cpus(kind, tmp_path):
+    gates, hidden, depth = {"LSTM": 4, "GRU": 3}[kind], 16, 24
+    rng = np.random.default_rng(0)
+    weights = {"w": (1, gates * hidden, depth), "r": (1, gates * hidden, hidden)}
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x", *weights], ["y"], hidden_size=hidden)],
+        "recurrent",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 2, depth])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(rng.standard_normal(shape).astype("float32"), name)
+            for name, shape in weights.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    graph = import_onnx(model, {}, None).graph
+    (layer,) = [node for node in graph.nodes if isinstance(node.op, Opaque)]
+    assert b"__global__" in built(graph, tmp_path, lambda algorithms: algorithms[-1])
+    assert own_executable(layer.spec, tvm.target.Target(A100.options)) is not None
