@@ -14,6 +14,8 @@ from joulec.profiler.dtypes import numpy_dtype
 
 _Array = npt.NDArray[Any]
 Runner = Callable[[Mapping[str, _Array]], Sequence[_Array]]
+Ranges = Mapping[str, tuple[int, int]]
+_NO_RANGES: Ranges = {}
 
 DEFAULT_TOLERANCE = 1e-4
 _FINE = 2e-5
@@ -77,8 +79,13 @@ class Reference:
     rounds: bool = False
 
 
-def random_inputs(inputs: Sequence[Value], seed: int) -> list[dict[str, _Array]]:
-    """Seeded random inputs, one set per magnitude; integers are drawn from {0, 1}, which every index accepts."""
+def random_inputs(inputs: Sequence[Value], seed: int, ranges: Ranges = _NO_RANGES) -> list[dict[str, _Array]]:
+    """Seeded random inputs, one set per magnitude.
+
+    Args:
+        ranges: by name, the least whole number and the one after the largest; without one integers are drawn from
+            {0, 1}, which every index accepts.
+    """
     sets = []
     for index, magnitude in enumerate(MAGNITUDES):
         generator = np.random.default_rng((seed, index))
@@ -88,16 +95,19 @@ def random_inputs(inputs: Sequence[Value], seed: int) -> list[dict[str, _Array]]
             if is_float(dtype):
                 given[value.name] = np.asarray(generator.standard_normal(value.type.shape) * magnitude).astype(dtype)
             else:
-                given[value.name] = np.asarray(generator.integers(0, 2, value.type.shape)).astype(dtype)
+                low, high = ranges.get(value.name, (0, 2))
+                given[value.name] = np.asarray(generator.integers(low, high, value.type.shape)).astype(dtype)
         sets.append(given)
     return sets
 
 
-def likely_inputs(inputs: Sequence[Value], numbers: Sequence[int], seed: int) -> list[dict[str, _Array]]:
+def likely_inputs(
+    inputs: Sequence[Value], numbers: Sequence[int], seed: int, ranges: Ranges = _NO_RANGES
+) -> list[dict[str, _Array]]:
     """Inputs for a model that takes none of the random ones, the likeliest first.
 
     Floating-point inputs are drawn from the unit interval, integers are each number in turn that the model itself
-    holds: what it compares an input with (a sample rate, a mode) is among them.
+    holds: what it compares an input with (a sample rate, a mode) is among them. Inputs with a range keep to that.
     """
     sets = []
     for index, number in enumerate([*numbers, 2, 8]):
@@ -107,6 +117,8 @@ def likely_inputs(inputs: Sequence[Value], numbers: Sequence[int], seed: int) ->
             dtype = numpy_dtype(value.type.dtype)
             if is_float(dtype):
                 given[value.name] = np.asarray(generator.random(value.type.shape)).astype(dtype)
+            elif value.name in ranges:
+                given[value.name] = np.asarray(generator.integers(*ranges[value.name], value.type.shape)).astype(dtype)
             else:
                 given[value.name] = np.full(value.type.shape, number).astype(dtype)
         sets.append(given)

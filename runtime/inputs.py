@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from joulec.profiler.dtypes import numpy_dtype
 from joulec.runtime.manifest import Entry, TensorInfo
 
 _Array = npt.NDArray[Any]
@@ -93,3 +94,12 @@ def check_rows(arrays: Sequence[_Array], entry: Entry) -> int:
 def describe(array: _Array) -> str:
     """Dtype and shape, e.g. ``float32[1,3,224,224]``."""
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+def random_array(rng: np.random.Generator, tensor: TensorInfo) -> _Array:
+    """Normal floats, fair booleans, whole numbers that the model expects, or small ones where it tells nothing."""
+    dtype = numpy_dtype(tensor.dtype)
+    if dtype.kind == "f" or "float" in dtype.name:
+        return np.asarray(rng.standard_normal(tensor.shape)).astype(dtype)
+    low, high = tensor.span or (0, 2 if dtype.kind in "bV" else 10)
+    return np.asarray(rng.integers(low, high, tensor.shape)).astype(dtype)

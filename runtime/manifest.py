@@ -31,11 +31,17 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output of an entry: its name, fixed shape, and dtype by numpy's name."""
+    """An input or output of an entry: its name, fixed shape, and dtype by numpy's name.
+
+    Attributes:
+        span: of an input of whole numbers, the least that the model expects and the one after the largest; None where
+            that is not known, and in artifacts from before it was kept.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    span: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "a tensor has no name")
@@ -45,12 +51,16 @@ class TensorInfo:
         except TypeError:
             known = False
         _require(known, f"tensor {self.name!r} has a dtype that numpy does not know: {self.dtype!r}")
+        _require(self.span is None or self.span[0] < self.span[1], f"tensor {self.name!r} has an empty span")
 
     @staticmethod
     def from_json(data: object, where: str) -> TensorInfo:
         """Read one back; raises ManifestError, which names the place."""
         fields = Fields(data, where)
-        return TensorInfo(fields.text("name"), fields.integers("shape"), fields.text("dtype"))
+        span = fields.integers("span") if fields.has("span") and fields.child("span")[0] is not None else None
+        _require(span is None or len(span) == 2, f"{where}.span must be two whole numbers")
+        both = None if span is None else (span[0], span[1])
+        return TensorInfo(fields.text("name"), fields.integers("shape"), fields.text("dtype"), both)
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"

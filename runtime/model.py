@@ -18,7 +18,7 @@ from joulec.profiler.dtypes import numpy_dtype
 from joulec.profiler.meter import Meter
 from joulec.runtime.artifact import read_artifact, write_artifact
 from joulec.runtime.executor import Executor, available_cpus
-from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe
+from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe, random_array
 from joulec.runtime.manifest import Assigned, Budget, Entry, EntryKey, Manifest
 from joulec.runtime.profile import Step
 from joulec.runtime.rows import padded, split, useful
@@ -215,9 +215,9 @@ class Model:
         return self.entry(batch, variant).work
 
     def random_inputs(self, batch: int, seed: int = 0) -> list[_Array]:
-        """Seeded inputs of one batch size: normal floats, small whole numbers, fair booleans."""
+        """Seeded inputs of one batch size (`joulec.runtime.inputs.random_array`)."""
         rng = np.random.default_rng(seed)
-        return [_random(rng, tensor.shape, numpy_dtype(tensor.dtype)) for tensor in self.entry(batch).inputs]
+        return [random_array(rng, tensor) for tensor in self.entry(batch).inputs]
 
     def time(
         self,
@@ -403,9 +403,3 @@ def _with_errors(assignment: tuple[Assigned, ...], errors: Sequence[float | None
     if errors is None:
         return assignment
     return tuple(replace(one, relative_error=error) for one, error in zip(assignment, errors, strict=True))
-
-
-def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Array:
-    if dtype.kind == "f" or "float" in dtype.name:
-        return np.asarray(rng.standard_normal(shape)).astype(dtype)
-    return np.asarray(rng.integers(0, 2 if dtype.kind == "b" or dtype.kind == "V" else 10, shape)).astype(dtype)

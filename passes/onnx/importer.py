@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -16,6 +16,7 @@ from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold_once
 from joulec.passes.onnx.load import load
 from joulec.passes.onnx.program import Program, title
+from joulec.passes.onnx.ranges import Range, input_ranges
 from joulec.passes.onnx.regions import regions
 from joulec.passes.onnx.shapes import fix
 
@@ -28,12 +29,14 @@ class ImportedModel:
         graph: values carry ONNX's names, nodes those of the ONNX nodes.
         model: shapes fixed and constants folded, otherwise as the file has it: the original for verification.
         batch: the leading dimension that all inputs and outputs share, None where there is none.
+        ranges: of inputs of whole numbers, by name, as far as the model tells (`joulec.passes.onnx.ranges`).
         seen: values whose shape no inference tells, as operator and type: runs on random inputs showed it.
     """
 
     graph: Graph
     model: onnx.ModelProto
     batch: int | None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
     seen: tuple[str, ...] = ()
 
     @property
@@ -65,7 +68,8 @@ def import_onnx(
     program = load(model)
     fold_once(program, {})
     program, types, found = fix(program, input_shapes, batch)
-    return ImportedModel(_graph(program, types), program.model(types), found, _seen(program))
+    graph, ranges = _graph(program, types), input_ranges(program, types)
+    return ImportedModel(graph, program.model(types), found, ranges, _seen(program))
 
 
 def _seen(program: Program) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import onnx.defs
 from joulec.passes.graph import TensorType, Value
 from joulec.passes.onnx.evaluator import EVALUATOR, EvaluationError, EvaluationTimeout
 from joulec.passes.onnx.program import Program, bodies, held_numbers, references
+from joulec.passes.onnx.ranges import Range, input_ranges
 from joulec.passes.onnx.reference import ort_refusals, ort_session
 from joulec.passes.verification import likely_inputs, random_inputs
 
@@ -52,8 +53,12 @@ def unknown_outputs(program: Program, types: Mapping[str, TensorType]) -> list[s
     ]
 
 
-def observed(program: Program, names: Sequence[str]) -> dict[str, TensorType]:
+def observed(program: Program, names: Sequence[str], types: Mapping[str, TensorType]) -> dict[str, TensorType]:
     """The types of values of a program whose inputs have fixed shapes, as far as runs on random inputs agree.
+
+    Args:
+        names: the values.
+        types: those that are known.
 
     Returns:
         Nothing of values whose shape differs between two runs, or of any where no run succeeds.
@@ -65,7 +70,7 @@ def observed(program: Program, names: Sequence[str]) -> dict[str, TensorType]:
     watched.prune()
     found: dict[str, TensorType] = {}
     varying: set[str] = set()
-    for results in _runs(watched):
+    for results in _runs(watched, input_ranges(watched, types)):
         for name, array in zip(names, results, strict=True):
             type = TensorType(np.shape(array), str(np.asarray(array).dtype))
             if isinstance(array, list | dict) or found.setdefault(name, type) != type:
@@ -73,7 +78,7 @@ def observed(program: Program, names: Sequence[str]) -> dict[str, TensorType]:
     return {name: type for name, type in found.items() if name not in varying}
 
 
-def _runs(program: Program) -> Iterator[Sequence[_Array]]:
+def _runs(program: Program, ranges: Mapping[str, Range]) -> Iterator[Sequence[_Array]]:
     """The outputs for each set of inputs that the program takes."""
     model = program.model({})
     definition = model.SerializeToString()
@@ -81,8 +86,8 @@ def _runs(program: Program) -> Iterator[Sequence[_Array]]:
         Value.input(value.name, TensorType(tuple(d.dim_value for d in tensor.shape.dim), _dtype(tensor.elem_type)))
         for value, tensor in ((value, value.type.tensor_type) for value in program.inputs)
     ]
-    likely = likely_inputs(values, held_numbers(model.graph), seed=0)
-    sets = [*random_inputs(values, seed=0), *likely[: _LIKELY - 2], *likely[-2:]]
+    likely = likely_inputs(values, held_numbers(model.graph), 0, ranges)
+    sets = [*random_inputs(values, 0, ranges), *likely[: _LIKELY - 2], *likely[-2:]]
     session = ort_session(definition)
     refusals: tuple[type[Exception], ...] = (EvaluationError, *ort_refusals())
     for given in sets:

@@ -139,7 +139,7 @@ class Rebatching:
             types = alone.infer()
         except ModelError:
             return None
-        types |= observed(alone, foreign_results(alone, types))
+        types |= observed(alone, foreign_results(alone, types), types)
         return {name: types[name] for name in node.output if name in types}
 
     def _placed(

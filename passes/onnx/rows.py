@@ -14,6 +14,7 @@ from joulec.passes.graph import TensorType, Value
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.places import Place
 from joulec.passes.onnx.program import Program, title
+from joulec.passes.onnx.ranges import input_ranges
 from joulec.passes.onnx.reference import onnx_reference
 from joulec.passes.verification import Reference, ReferenceRefusal, VerificationError, random_inputs, verify
 
@@ -60,7 +61,7 @@ def prove(single: Batched, many: Batched, places: Mapping[str, Place]) -> bool:
         ModelError: they differ; the message names the node where they begin to.
     """
     values = [Value.input(value.name, many.types[value.name]) for value in many.program.inputs]
-    inputs = random_inputs(values, seed=0)
+    inputs = random_inputs(values, 0, input_ranges(many.program, many.types))
     batched, alone = many.reference(), single.reference()
     compared = _compared(many.batch, single.batch)
 

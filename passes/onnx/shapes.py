@@ -151,11 +151,11 @@ def _folded(program: Program, shapes: Shapes) -> tuple[Program, dict[str, Tensor
 def _typed(program: Program) -> dict[str, TensorType]:
     """Fold, and let runs on random inputs tell what shape inference cannot (`joulec.passes.onnx.observing`)."""
     types = fold(program)
-    foreign = observed(program, foreign_results(program, types))
+    foreign = observed(program, foreign_results(program, types), types)
     if foreign:
         program.seen, program.unsure = foreign, frozenset(foreign)
         types = fold(program)
-    outputs = observed(program, unknown_outputs(program, types))
+    outputs = observed(program, unknown_outputs(program, types), types)
     if outputs:
         known = frozenset(types)
         program.seen = {**program.seen, **outputs}

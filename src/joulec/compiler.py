@@ -28,7 +28,6 @@ from joulec.passes.verification import (
     VerificationError,
     Verified,
     likely_inputs,
-    random_inputs,
     verify,
 )
 from joulec.passes.workbench import Workbench
@@ -184,7 +183,10 @@ def _entry(one: Variant, weights: tuple[str, ...]) -> Entry:
     return Entry(
         batch=one.batch,
         function=_function(one),
-        inputs=tuple(TensorInfo(value.name, value.type.shape, value.type.dtype) for value in graph.inputs),
+        inputs=tuple(
+            TensorInfo(value.name, value.type.shape, value.type.dtype, one.searched.source.ranges.get(value.name))
+            for value in graph.inputs
+        ),
         outputs=tuple(
             TensorInfo(name, value.type.shape, value.type.dtype)
             for name, value in zip(graph.output_names, graph.outputs, strict=True)
@@ -208,11 +210,11 @@ def _verify(model: Model, variants: Variants, options: CompileOptions, bench: Wo
         reference = source.reference()
         if options.max_error is not None:
             reference = replace(reference, rounds=False)  # what was asked for is kept to the letter
-        inputs = random_inputs(source.graph.inputs, options.seed)
+        inputs = source.inputs(options.seed)
         try:
             verified = verify(reference, _runner(model, one), inputs, tolerance)
             if verified.inputs == 0:
-                inputs = likely_inputs(source.graph.inputs, source.numbers, options.seed)
+                inputs = likely_inputs(source.graph.inputs, source.numbers, options.seed, source.ranges)
                 verified = verify(reference, _runner(model, one), inputs, tolerance)
             results.append(verified)
         except VerificationError as error:
@@ -240,7 +242,7 @@ def _rounding(model: Model, variants: Variants, options: CompileOptions) -> dict
     tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
     errors = {}
     for one in variants.items:
-        given = random_inputs(one.searched.source.graph.inputs, options.seed)[0]
+        given = one.searched.source.inputs(options.seed)[0]
         errors[one.key] = operator_errors(model, one, given, tolerance, options.seed)
     return errors
 
@@ -293,7 +295,7 @@ def _measure_all(model: Model, variants: Variants, options: CompileOptions, benc
     """
     measured = {}
     for one in variants.items:
-        given = random_inputs(one.searched.source.graph.inputs, options.seed)[0]
+        given = one.searched.source.inputs(options.seed)[0]
         arrays = [given[value.name] for value in one.searched.source.graph.inputs]
         try:
             with bench.turn():

@@ -17,7 +17,7 @@ from joulec.passes.onnx.exporter import export_onnx
 from joulec.passes.onnx.reference import onnx_reference
 from joulec.passes.search.frontier import FrontierSearch
 from joulec.passes.search.objective import weighted
-from joulec.passes.verification import DEFAULT_TOLERANCE, Verified, random_inputs, verify
+from joulec.passes.verification import DEFAULT_TOLERANCE, Verified, verify
 from joulec.progress import Progress
 from joulec.report import budget_json, entry_json, plan_budget, profiling_json, verified_json
 from joulec.runtime.artifact import write_file
@@ -105,5 +105,5 @@ def compare(one: Searched, written: onnx.ModelProto, options: CompileOptions) ->
     names = [value.name for value in one.source.graph.inputs]
     runner = onnx_reference(written)
     tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
-    inputs = [{name: given[name] for name in names} for given in random_inputs(one.source.graph.inputs, options.seed)]
+    inputs = [{name: given[name] for name in names} for given in one.source.inputs(options.seed)]
     return verify(one.source.reference(), runner.run, inputs, tolerance)

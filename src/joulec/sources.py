@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Graph, NodeSpec, Step
-from joulec.passes.verification import Reference
+from joulec.passes.verification import (
+    Ranges,
+    Reference,
+    ReferenceRefusal,
+    VerificationError,
+    likely_inputs,
+    random_inputs,
+)
+
+if TYPE_CHECKING:
+    from joulec.passes.onnx.importer import ImportedModel
+
+_WHOLE = ("int32", "int64")
+_SETTLING_S = 20.0
+"""How long finding inputs that the model takes may compute, per set."""
 
 Fuses = Callable[[NodeSpec, Step], bool]
 
@@ -28,6 +42,7 @@ class Source:
         graph: canonical.
         reference: makes what computes the original, on demand.
         numbers: integers that the model holds, which may be what it expects of an input.
+        ranges: of inputs of whole numbers, by name: the least, and the one after the largest.
         notes: what the user should know of how the model was read.
     """
 
@@ -36,7 +51,12 @@ class Source:
     graph: Graph
     reference: Callable[[], Reference]
     numbers: tuple[int, ...] = ()
+    ranges: Ranges = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def inputs(self, seed: int) -> list[dict[str, Any]]:
+        """Random inputs that keep to the ranges."""
+        return random_inputs(self.graph.inputs, seed, self.ranges)
 
 
 def read_sources(
@@ -84,8 +104,39 @@ def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mappin
     if input_shapes:
         check_shapes(imported.model)  # shapes that the model does not take are told before anything is measured
     numbers = held_numbers(imported.model.graph)
-    notes = _notes(imported.seen)
-    return Source(size or 1, _leads_with(graph, size), graph, lambda: onnx_reference(imported.model), numbers, notes)
+    ranges = _settled(imported, graph, numbers)
+    return Source(
+        size or 1,
+        _leads_with(graph, size),
+        graph,
+        lambda: onnx_reference(imported.model),
+        numbers,
+        ranges,
+        _notes(imported.seen),
+    )
+
+
+def _settled(imported: ImportedModel, graph: Graph, numbers: Sequence[int]) -> Ranges:
+    """The ranges of inputs; where the model takes no random ones of these, the numbers of likely ones that it takes."""
+    from joulec.passes.onnx.reference import onnx_reference
+
+    free = [value for value in graph.inputs if value.type.dtype in _WHOLE and value.name not in imported.ranges]
+    if not free or not numbers:
+        return imported.ranges
+    reference = onnx_reference(imported.model, _SETTLING_S)
+    likely = likely_inputs(graph.inputs, numbers, 0, imported.ranges)
+    for given in [*random_inputs(graph.inputs, 0, imported.ranges)[:1], *likely]:
+        try:
+            reference.run(given)
+        except ReferenceRefusal:
+            continue
+        except VerificationError:  # too slow to try more
+            break
+        told = {value.name: given[value.name] for value in free if given[value.name].size}
+        single = {name: int(array.flat[0]) for name, array in told.items() if (array == array.flat[0]).all()}
+        taken = {name: (number, number + 1) for name, number in single.items() if number not in (0, 1)}
+        return {**imported.ranges, **taken}
+    return imported.ranges
 
 
 def _notes(seen: Sequence[str]) -> tuple[str, ...]:
