@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 import tvm
 
-from joulec.passes.kernels.cuda.registry import CUDA_KERNELS
-from joulec.passes.kernels.registry import kernels_for
 from joulec.passes.relax.cuda_workload import own_executable
 from joulec.profiler.nvcc import NvccError, compile_cubin, find_nvcc
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
-from cuda_cases import ARCHS, CASES, target
+from cuda_cases import ARCHS, CASES, device_source, one_of_each, target
 
 EM_CUDA = 190
 STT_FUNC = 2
@@ -51,34 +49,11 @@ def describe_elf(cubin):
     return machine, f"sm_{flags >> 8 & 255}", names
 
 
-def device_source(module):
-    """The CUDA source among what a module imports, at any depth."""
-    pending, sources = [module], []
-    while pending:
-        part = pending.pop()
-        pending.extend(list(part.imports))
-        if part.kind == "cuda":
-            sources.append(part.inspect_source())
-    assert len(sources) == 1
-    return sources[0]
-
-
-def _one_of_each(chosen):
-    """A case of every kind of operator under every algorithm and its parameters."""
-    found = {}
-    for node in CASES.values():
-        for kernel, params in kernels_for(node.spec, chosen):
-            name = "_".join([node.spec.op.name, kernel.name, *(str(value) for _, value in params)])
-            found.setdefault(name, (node, kernel, params))
-    assert {kernel.name for _, kernel, _ in found.values()} == {kernel.name for kernel in CUDA_KERNELS}
-    return found
-
-
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_algorithm_becomes_machine_code(arch):
     chosen = target(arch)
     functions, launches = {}, {}
-    for name, (node, kernel, params) in _one_of_each(chosen).items():
+    for name, (node, kernel, params) in one_of_each(chosen).items():
         functions[name] = kernel.build(node.spec, params, chosen).with_attr("global_symbol", name)
         launches[name] = len(kernel.stages(node.spec, params))
     module = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(json.loads(chosen.target))).mod

@@ -28,7 +28,9 @@ from joulec.passes.graph import (
     Value,
     literal,
 )
+from joulec.passes.kernels.cuda.registry import CUDA_KERNELS
 from joulec.passes.kernels.cuda.target import CudaTarget
+from joulec.passes.kernels.registry import kernels_for
 
 ARCHS = ("sm_80", "sm_90")
 
@@ -100,3 +102,26 @@ def threads_as_loops(function):
         return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, serial)))
+
+
+def one_of_each(chosen):
+    """A case of every kind of operator under every algorithm and its parameters."""
+    found = {}
+    for node in CASES.values():
+        for kernel, params in kernels_for(node.spec, chosen):
+            name = "_".join([node.spec.op.name, kernel.name, *(str(value) for _, value in params)])
+            found.setdefault(name, (node, kernel, params))
+    assert {kernel.name for _, kernel, _ in found.values()} == {kernel.name for kernel in CUDA_KERNELS}
+    return found
+
+
+def device_source(module):
+    """The CUDA source among what a module imports, at any depth."""
+    pending, sources = [module], []
+    while pending:
+        part = pending.pop()
+        pending.extend(list(part.imports))
+        if part.kind == "cuda":
+            sources.append(part.inspect_source())
+    assert len(sources) == 1
+    return sources[0]
