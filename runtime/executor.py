@@ -17,6 +17,8 @@ from joulec.profiler.meter import Meter
 from joulec.runtime.external import EXTERNALS
 from joulec.runtime.machines import make_machine
 from joulec.runtime.manifest import Entry
+from joulec.runtime.packing import ALIGNMENT
+from joulec.runtime.pages import LargePages
 from joulec.runtime.profile import Recorder, Step, watching
 from joulec.runtime.thread import CallHangs, CallHere, CallThread
 from joulec.runtime.timing import Timing, time_calls
@@ -25,8 +27,8 @@ from joulec.tvm_version import require_tvm
 _Array = npt.NDArray[Any]
 _T = TypeVar("_T")
 
-ALIGNMENT = 64
-"""Bytes; kernels use aligned vector loads and the virtual machine does not check raw memory."""
+_LARGE_BYTES = 4096
+"""Weights from this size on go to large pages."""
 
 _PATIENCE_S = 10.0
 """How long `Executor.close` waits for a call that still runs."""
@@ -111,7 +113,8 @@ class Executor:
         machine = self._machine = make_machine(self._frontend, tvm, library, self._arch)
         self._empty, self._wrap, self._view, self._reuses = machine.empty, machine.wrap, machine.view, machine.reuses
         pairs = weights.items() if isinstance(weights, Mapping) else weights
-        self._weights = {digest: self._keep(array) for digest, array in pairs}
+        pages = LargePages()
+        self._weights = {digest: self._keep_weight(array, pages) for digest, array in pairs}
         self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._staged: dict[tuple[int, int], tuple[Any, _Array]] = {}
@@ -124,6 +127,13 @@ class Executor:
         view = self._view(tensor)
         np.copyto(view, array)
         return tensor, view
+
+    def _keep_weight(self, array: _Array, pages: LargePages) -> tuple[Any, _Array]:
+        """The same for a weight: large ones, which streams read, in large pages."""
+        if array.nbytes < _LARGE_BYTES or array.dtype.kind not in "fiu":
+            return self._keep(array)
+        view = pages.keep(array)
+        return self._wrap(view), view
 
     def _argument(self, batch: int, index: int, array: _Array) -> Any:
         """The array as the machine takes it: itself where it is aligned, otherwise copied to a kept tensor."""

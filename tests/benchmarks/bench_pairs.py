@@ -94,9 +94,8 @@ def measure(executor: Executor, pairs: int, arrays: Sequence[Any], turns: int) -
         seconds: tuple[list[float], list[float]] = ([], [])
         for _ in range(turns):
             for side in (0, 1):
-                timing = executor.time(
-                    (1, str(2 * pair + side)), arrays, repeats=5, window_s=0.03, most_windows=3, warmup=2, meter=None
-                )
+                name = f"main_{2 * pair + side}"
+                timing = executor.time(name, arrays, repeats=5, window_s=0.03, most_windows=3, warmup=2, meter=None)
                 seconds[side].append(timing.min_s)
         found.append((statistics.median(seconds[0]), statistics.median(seconds[1])))
     return found
