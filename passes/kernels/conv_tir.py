@@ -22,6 +22,8 @@ from joulec.passes.kernels.kernel import CpuTarget, Params
 Stmt = Any
 Expr = Any
 
+RUNS_PER_THREAD = 4
+"""Into how many runs the tasks of a thread are cut, so that more threads than were compiled for find work too."""
 SERIAL_BELOW_FLOPS = 400_000
 """Below this arithmetic a convolution stays on the calling thread: waking others costs more than they save."""
 
@@ -156,7 +158,11 @@ def vector_loop(extent: int, lanes: int, body: Callable[[Expr], Stmt]) -> Stmt:
 
 
 def parallel(target: CpuTarget, extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
-    """One loop over all index tuples, the last index fastest, shared by the target's threads."""
+    """One loop over all index tuples, the last index fastest, shared by the target's threads.
+
+    Threads take runs of tasks: what the body of a parallel loop allocates comes from TVM's workspace, which would cost
+    as much as a small task does; around the loop of a run it is allocated once.
+    """
     total = int(np.prod(extents))
 
     def split(flat: Expr) -> Stmt:
@@ -166,7 +172,16 @@ def parallel(target: CpuTarget, extents: Sequence[int], body: Callable[..., Stmt
             flat = flat // extent
         return body(*reversed(indices))
 
-    return loop(total, split, "parallel" if target.threads > 1 else "serial")
+    runs = RUNS_PER_THREAD * target.threads
+    if target.threads == 1 or total <= runs:
+        return loop(total, split, "parallel" if target.threads > 1 else "serial")
+
+    def run(index: Expr) -> Stmt:
+        begin, end = index * total // runs, (index + 1) * total // runs
+        task = tirx.Var("task", "int32")
+        return tirx.For(task, const(0), end - begin, tirx.ForKind.SERIAL, split(begin + task))
+
+    return loop(runs, run, "parallel")
 
 
 def const(value: int) -> Expr:
