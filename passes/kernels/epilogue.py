@@ -106,7 +106,9 @@ def _power_of_two(n: Any) -> Any:
 
 
 def _sigmoid(x: Any) -> Any:
-    return _f32(1) / (_f32(1) + _exp(_f32(0) - x))
+    """1 / (1 + e^-x) = e^x / (1 + e^x): by e^-|x|, which never overflows, so that the lower tail is exact too."""
+    small = _exp(te.min(x, _f32(0) - x))
+    return tirx.Select(x >= _f32(0), _f32(1), small) / (_f32(1) + small)
 
 
 def _tanh(x: Any) -> Any:

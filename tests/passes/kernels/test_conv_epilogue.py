@@ -49,3 +49,9 @@ def test_activation_agrees_with_numpy(kind):
         expected = MEANING[kind](values.astype(np.float64), *PARAMS.get(kind, ())).astype(np.float32)
     least = LEAST.get(kind, 1e-37)
     np.testing.assert_allclose(compute(kind, values), expected, rtol=1e-6, atol=least)
+
+
+def test_the_lower_tail_of_a_sigmoid_is_not_zero():
+    values = np.linspace(-102, -80, 64, dtype=np.float32)
+    expected = 1 / (1 + np.exp(-values.astype(np.float64)))
+    np.testing.assert_allclose(compute("sigmoid", values), expected, rtol=1e-6, atol=2e-45)
