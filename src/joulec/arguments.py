@@ -117,7 +117,9 @@ BatchSizes = Annotated[str | None, typer.Option(help="Batch sizes to compile for
 InputShapes = Annotated[
     list[str] | None, typer.Option(help="Shapes of inputs, e.g. 'data:[1,3,224,224]'; may be repeated.")
 ]
-Target = Annotated[str, typer.Option(help="TVM target, e.g. 'llvm -mcpu=haswell'; llvm is this machine.")]
+Target = Annotated[
+    str, typer.Option(help="TVM target, e.g. 'llvm -mcpu=haswell'; llvm is this machine, cuda its GPU 0.")
+]
 Alpha = Annotated[float, typer.Option(min=1.0, help="Graphs that cost less than alpha times the best are kept.")]
 Budget = Annotated[int, typer.Option(min=0, help="Graphs that the outer search expands; 0 turns it off.")]
 InnerMode = Annotated[Inner, typer.Option(help="How algorithms are assigned.")]

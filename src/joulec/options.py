@@ -21,7 +21,7 @@ class CompileOptions:
         batch_sizes: batch sizes to compile for; None keeps the model's own shapes.
         input_shapes: shapes of inputs by name; needed for dynamic dimensions.
         entry: which function of an IRModule is compiled; None takes ``main``, or the only one that is public.
-        target: TVM target, e.g. ``llvm`` or ``llvm -mcpu=haswell``.
+        target: TVM target, e.g. ``llvm`` (this machine), ``llvm -mcpu=haswell`` or ``cuda`` (its GPU 0).
         threads: worker threads; None takes the process's CPU affinity.
         alpha: relaxation of the outer search.
         budget: graphs that the outer search expands; 0 turns it off.
