@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from joulec.passes.onnx.errors import ModelError, one_line
 from joulec.passes.onnx.evaluator import EVALUATOR, EvaluationError, EvaluationTimeout
-from joulec.passes.verification import Reference, ReferenceRefusal, VerificationError
+from joulec.passes.onnx.fold import is_random
+from joulec.passes.verification import Reference, ReferenceRefusal, Runner, VerificationError
 
 _Array = npt.NDArray[Any]
 
@@ -46,10 +47,23 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
     def by_onnx(given: Mapping[str, _Array], limit_s: float = time_limit_s) -> Sequence[_Array]:
         return checked(_in_a_process(definition, given, limit_s))
 
+    drawn = any(is_random(node, {}) for node in model.graph.node)
+
+    def steady(run: Runner) -> Runner:
+        """What refuses inputs for which two runs differ: random numbers are compared with nothing."""
+
+        def twice(given: Mapping[str, _Array]) -> Sequence[_Array]:
+            first, second = run(given), run(given)
+            if not all(np.array_equal(one, other, equal_nan=True) for one, other in zip(first, second, strict=True)):
+                raise ReferenceRefusal("the model draws random numbers")
+            return first
+
+        return twice if drawn else run
+
     session = None if any(node.op_type in _DIVIDES for node in model.graph.node) else ort_session(definition)
     rounds = any(_rounds(node) for node in model.graph.node)
     if session is None:
-        return Reference(f"onnx.reference {onnx.__version__}", by_onnx, rounds=rounds)
+        return Reference(f"onnx.reference {onnx.__version__}", steady(by_onnx), rounds=rounds)
     import onnxruntime
 
     names = [value.name for value in session.get_inputs()]
@@ -63,7 +77,7 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
         return checked(found)
 
     second = partial(by_onnx, limit_s=_SECOND_LIMIT_S)
-    return Reference(f"onnxruntime {onnxruntime.__version__}", by_onnxruntime, second, rounds)
+    return Reference(f"onnxruntime {onnxruntime.__version__}", steady(by_onnxruntime), second, rounds)
 
 
 def _rounds(node: Any) -> bool:

@@ -16,7 +16,7 @@ from tvm_ffi import structural_walk
 
 from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
 from joulec.passes.kernels.cuda.target import CudaTarget
-from joulec.passes.onnx.engines import external_key
+from joulec.passes.onnx.engines import engine_for, external_key
 from joulec.passes.relax.backend import KernelAlgorithm
 from joulec.passes.relax.emit import emit_reference
 from joulec.passes.relax.lowering import empty
@@ -177,6 +177,8 @@ class Exporter:
                 return self._external(node.op, algorithm.engine, operands, results)
             if algorithm is not None and algorithm.lowered is not None:
                 return emit_reference(self._builder, replace(node.spec, op=algorithm.lowered), operands)
+            if not node.op.pure:  # what differs from call to call has no price, and so no algorithm
+                return self._external(node.op, engine_for(node.op), operands, results)
             return emit_reference(self._builder, node.spec, operands)
         if algorithm is None or algorithm.kernel is None:
             return emit_reference(self._builder, node.spec, operands)

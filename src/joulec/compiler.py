@@ -97,8 +97,8 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
             verified = _verify(compiled, variants, options, bench)
             if verified.inputs == 0:
                 progress.warn(
-                    "the model takes none of the random inputs that were tried: the result is NOT compared with the "
-                    "original; try it on inputs of your own"
+                    "the model takes none of the random inputs that were tried, or draws random numbers itself: the "
+                    "result is NOT compared with the original; try it on inputs of your own"
                 )
             errors = _rounding(compiled, variants, options)
             progress.stage("measuring the result again")
