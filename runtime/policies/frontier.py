@@ -120,7 +120,7 @@ class FrontierPolicy:
         if fallen:
             self._calm_s = telemetry.t_s + self._visit.batch_s + _CALM_WINDOWS * self._sensor_s
         self._beliefs.pass_time(telemetry.seconds)
-        observed = self._observe(telemetry, arriving=not changed)
+        observed = self._observe(telemetry)
         calm = telemetry.t_s < self._calm_s
         if changed:
             self._choose(_SCATTER_DROP if calm else _SCATTER, jump=True)
@@ -155,15 +155,13 @@ class FrontierPolicy:
             allowed = self._batches <= max(self._largest, int(self._batches.min()))
             self._refused = np.where(allowed, 0.0, -np.inf)
 
-    def _observe(self, telemetry: Telemetry, *, arriving: bool) -> int | None:
-        """Learn; which configuration was seen. Of one that had not run before only when ``arriving``."""
+    def _observe(self, telemetry: Telemetry) -> int | None:
+        """Learn; which configuration was seen."""
         ran, power_w, highest_w = telemetry.configuration, telemetry.power_w, telemetry.highest_w
         index = None if ran is None else self._index.get(ran)
         if index is None or power_w is None or highest_w is None or power_w <= 0 or not telemetry.readings:
             return None
         if index != self._seen:
-            if not arriving:
-                return None  # a choice is due in this step: there will be more readings
             self._leave()
             self._arrive(index)
         mean, highest = math.log(power_w), math.log(highest_w)
