@@ -102,15 +102,14 @@ def _edges(program: Program, types: Mapping[str, TensorType]) -> set[str]:
 def _check_sizes(program: Program, types: Mapping[str, TensorType]) -> None:
     """Refuse a tensor that no memory holds, before anything tries to make it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for node in program.nodes:
-        for name in node.output:
-            size = types[name].bytes if name in types else 0
-            if size > memory:
-                raise ModelError(
-                    f"{program.name}: node '{title(node)}' ({node.op_type}) makes {types[name]}, which takes "
-                    f"{size / 2**30:.3g} GiB; this machine has {memory / 2**30:.3g} GiB of memory: check the shapes, "
-                    "or compile it on another"
-                )
+    made = [(f"node '{title(node)}' ({node.op_type}) makes", name) for node in program.nodes for name in node.output]
+    for what, name in [*((f"input '{value.name}' is", value.name) for value in program.inputs), *made]:
+        size = types[name].bytes if name in types else 0
+        if size > memory:
+            raise ModelError(
+                f"{program.name}: {what} {types[name]}, which takes {size / 2**30:.3g} GiB; this machine has "
+                f"{memory / 2**30:.3g} GiB of memory: check the shapes, or compile it on another"
+            )
 
 
 def _graph(program: Program, types: Mapping[str, TensorType]) -> Graph:
