@@ -19,8 +19,8 @@ class LargePages:
     """Copies of arrays, one after another in blocks of memory that the system is asked to keep in large pages.
 
     A model reads all its weights once per call. In pages of 4 KiB each needs a translation of its own, and the
-    processor's prefetching ends with each: streams from memory are slower by a fifth than in pages of 2 MiB. Where the
-    system has none, or none left, the same memory is in small ones. What is never written takes no memory.
+    processor's prefetching ends with each. Where the system has no large pages, or none left, the same memory is in
+    small ones. What is never written takes no memory.
     """
 
     def __init__(self) -> None:
