@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -228,7 +228,7 @@ class Executor:
         def run() -> bool:
             entry = self._entries[name]
             weights = [self._weights[digest][0] for digest in entry.weights]
-            told = watching(lambda step, tensors: watch(step, [self._view(tensor) for tensor in tensors]))
+            told = watching(lambda step, arguments: watch(step, list(self._views(arguments))))
             function = self._machine.steps(entry, weights, told)
             if function is None:
                 return False
@@ -236,6 +236,17 @@ class Executor:
             return True
 
         return self._on_thread(run)
+
+    def _views(self, arguments: Sequence[Any]) -> Iterator[_Array]:
+        """The tensors of a step, of those that it reads or writes inside the flat elements from the offset on."""
+        offset = None
+        for argument in arguments:
+            if isinstance(argument, int):
+                offset = argument
+                continue
+            view = self._view(argument)
+            yield view if offset is None else view.reshape(-1)[offset:]
+            offset = None
 
     def weights(self) -> dict[str, _Array]:
         """The weights' contents by digest, as views that must not be written."""

@@ -309,7 +309,8 @@ class Model:
         Args:
             batch: which.
             arrays: of exactly its shapes.
-            watch: takes each step's name and the arrays of its call, the result last; they are overwritten later.
+            watch: takes each step's name and the arrays of its call, the result last; they are overwritten later. Of a
+                tensor that lies inside another it gets that one's flat elements from its first on.
             variant: which variant; the model's `variant` when None.
 
         Returns:

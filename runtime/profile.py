@@ -21,7 +21,8 @@ _RUNTIME = ("vm.builtin.", "call_tir_dyn")
 _GO_ON = 0
 
 Watch = Callable[[str, Sequence[Any]], None]
-"""Takes a step's name and the tensors of its call, the result last, once it is done."""
+"""Takes a step's name and the arguments of its call, the result last, once it is done. A number is the offset, in
+elements, at which the kernel reads or writes in the tensor after it."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,23 @@ def test_the_error_against_float64_is_reported_and_kept(model, tmp_path):
     assert found["winograd"] in kept
 
 
+def test_of_operators_that_read_and_write_parts_of_a_concat(model):
+    nodes = model.graph.node
+    del nodes[2]
+    rng = np.random.default_rng(1)
+    kernel = numpy_helper.from_array(rng.standard_normal((16, 24, 3, 3)).astype(np.float32), "u")
+    model.graph.initializer.append(kernel)
+    nodes.append(helper.make_node("Conv", ["r", "u"], ["s"], "inner", pads=[1, 1, 1, 1]))
+    nodes.append(helper.make_node("Concat", ["r", "s"], ["y"], "both", axis=1))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 40, 20, 21]))
+    compiled = compile_model(model, options())
+    with compiled.model:
+        (entry,) = compiled.report["entries"].values()
+    found = {one["node"]: one for one in entry["assignment"]}
+    assert found["both"]["algorithm"] == "view"
+    assert all(1e-9 < found[name]["relative_error"] < 1e-5 for name in ("first", "inner"))
+
+
 @pytest.mark.parametrize(("bound", "tiles"), [(None, {2, 4}), (3e-6, {2}), (1e-6, set())])
 def test_tiles_that_state_a_larger_error_than_the_bound_are_not_tried(bound, tiles):
     operands = (Value.input("x", TensorType((1, 16, 20, 21))), literal(np.ones((24, 16, 3, 3), np.float32)))

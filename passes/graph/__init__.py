@@ -24,6 +24,7 @@ from joulec.passes.graph.operators import (
     Split,
     Transpose,
 )
+from joulec.passes.graph.parts import Part, parts_of
 from joulec.passes.graph.values import TensorType, Value
 from joulec.passes.graph.weights import (
     Computed,
@@ -69,6 +70,7 @@ __all__ = [
     "OperatorError",
     "Pad",
     "Padded",
+    "Part",
     "PlacedConcat",
     "Reshape",
     "Rewrite",
@@ -84,6 +86,7 @@ __all__ = [
     "dirac",
     "literal",
     "padded",
+    "parts_of",
     "projected",
     "reshaped",
     "scaled",

@@ -82,7 +82,8 @@ class NodeSpec:
     @property
     def bytes(self) -> int:
         """Bytes of all operands and results, each touched once: the least any implementation moves."""
-        return sum(operand.type.bytes for operand in self.operands) + sum(result.bytes for result in self.results)
+        held = sum(operand.type.bytes for operand in self.operands) + sum(result.bytes for result in self.results)
+        return held - self.op.untouched([operand.type for operand in self.anchor_operands])
 
     def __str__(self) -> str:
         steps = "".join(f"+{step}" for step in self.epilogue)

@@ -39,7 +39,10 @@ class _Movement:
 
 
 class Copies(_Movement):
-    """Concat and split: runs of consecutive elements copied between one whole and its parts."""
+    """Concat and split: runs of consecutive elements copied between one whole and its parts.
+
+    What a concat has in place is left alone.
+    """
 
     name = "copies"
 
@@ -62,6 +65,8 @@ class Copies(_Movement):
         row = offsets[-1]
         lanes = _lanes(spec, target)
         parallel = bool(dict(params)["parallel"])
+        in_place = op.in_place if isinstance(op, Concat) else ()
+        copied = [part for part in range(len(parts)) if not in_place or not in_place[part]]
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
             small, large = (operands, results[0]) if joins else (results, operands[0])
@@ -78,8 +83,8 @@ class Copies(_Movement):
                 loops.vectors(length, lanes, element)
 
             def short(index: Any) -> None:
-                for part, length in enumerate(lengths):
-                    copy(part, index, 0, length)
+                for part in copied:
+                    copy(part, index, 0, lengths[part])
 
             def runs(part: int) -> tuple[int, Callable[[Any], None]]:
                 cuts = -(-lengths[part] // _PIECE)
@@ -93,7 +98,7 @@ class Copies(_Movement):
             if row <= _SHORT:
                 loops.repeat(rows, short, parallel)
                 return
-            ranges = [runs(part) for part in range(len(parts))]
+            ranges = [runs(part) for part in copied]
             if parallel:
                 loops.repeat(sum(count for count, _ in ranges), lambda index: loops.either(index, ranges), True)
                 return

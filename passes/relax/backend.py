@@ -9,7 +9,7 @@ from typing import Any
 from joulec.costdb.cost import CostKey, EnergySource
 from joulec.passes.backend import cost_key
 from joulec.passes.digest import source_digest
-from joulec.passes.graph import Activation, Conv2d, MatMul, NodeSpec, Opaque, Step
+from joulec.passes.graph import Activation, Concat, Conv2d, MatMul, NodeSpec, Opaque, Step
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.cuda.winograd import CudaWinograd
@@ -120,6 +120,12 @@ class RelaxBackEnd:
             return step.kind not in kinds and all(order.index(kind) < order.index(step.kind) for kind in kinds)
         return step.kind == "activation" and not kinds and bool(_native(spec, self.target))
 
+    def takes_parts(self, spec: NodeSpec) -> bool:
+        """Whether kernels compute it that can be given parts of larger tensors to read and to write."""
+        if isinstance(self.target, CudaTarget) or isinstance(spec.op, Opaque) or spec.op.is_view:
+            return False
+        return any(one.kernel is not None for one in self.algorithms(spec))
+
     def algorithms(self, spec: NodeSpec) -> Sequence[KernelAlgorithm]:
         """Our kernels with their schedules, then what TVM itself would do."""
         if spec not in self._algorithms:
@@ -134,6 +140,8 @@ class RelaxBackEnd:
             for kernel, params in _native(spec, self.target)
             if kernel.name not in self.excluded and not self._too_coarse(kernel, params)
         ]
+        if isinstance(spec.op, Concat) and spec.op.in_place:
+            return own  # what TVM would do copies all operands
         return [*own, KernelAlgorithm(None, (), self.target, self.roofline)]
 
     def _outside(self, op: Opaque) -> list[KernelAlgorithm]:

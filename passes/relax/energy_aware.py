@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from tvm import relax
 from tvm.error import register_error
 
 from joulec.costdb.store import CostStoreError
-from joulec.passes.canonical import canonicalise
 from joulec.passes.graph import Graph
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.kernel import CpuTarget
@@ -89,11 +87,9 @@ class EnergyAwareOptimize:
     def transform_module(self, module: Any, context: Any) -> Any:
         """The module with the function rewritten; `result` tells what the search found."""
         with Workbench.open(self.setup) as bench:
-            fuses = bench.backend.fuses
-            graph = canonicalise(import_relax(module, self.function), fuses)
+            graph = bench.tidy(import_relax(module, self.function))
             costs = bench.costs(self.objective)
-            tidy = partial(canonicalise, fuses=fuses)
-            self.result = search(graph, RULES, costs, self.objective, self.search, tidy)
+            self.result = search(graph, RULES, costs, self.objective, self.search, bench.tidy)
         best = self.result.best
         if not self.result.met_bounds:
             raise BoundsError(

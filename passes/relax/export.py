@@ -14,14 +14,15 @@ import tvm
 from tvm import relax, tirx
 from tvm_ffi import structural_walk
 
-from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
+from joulec.passes.graph import Concat, Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
 from joulec.passes.kernels.cuda.target import CudaTarget
+from joulec.passes.kernels.offsets import at_offsets
 from joulec.passes.onnx.engines import engine_for, external_key
 from joulec.passes.relax.backend import KernelAlgorithm
 from joulec.passes.relax.emit import emit_reference
 from joulec.passes.relax.lowering import empty
+from joulec.passes.relax.tensors import Tensors, relax_type
 from joulec.passes.search.choices import Choice
-from joulec.profiler.dtypes import carrier
 
 EXTERNAL_CALL = "joulec.onnx"
 _Array = npt.NDArray[Any]
@@ -79,7 +80,7 @@ class Exporter:
 
     base: Any = None
     embed: bool = False
-    _kernels: dict[tuple[NodeSpec, str], Any] = field(default_factory=dict)
+    _kernels: dict[tuple[NodeSpec, str, tuple[int, ...]], Any] = field(default_factory=dict)
     _entries: list[EntryPoint] = field(default_factory=list)
     _weights: dict[str, _Array] = field(default_factory=dict)
     _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
@@ -105,7 +106,7 @@ class Exporter:
             attributes: of the function; those with which TVM takes weights after the inputs when omitted.
         """
         names = _unique(value.name or "input" for value in graph.inputs)
-        inputs = {v: relax.Var(n, _type(v.type)) for v, n in zip(graph.inputs, names, strict=True)}
+        inputs = {v: relax.Var(n, relax_type(v.type)) for v, n in zip(graph.inputs, names, strict=True)}
         weights: dict[str, Any] = {}
         algorithms = {node: _algorithm(assignment[node]) for node in graph.nodes}
         operands = {node: self._constants(node, algorithms[node], weights) for node in graph.nodes}
@@ -113,18 +114,12 @@ class Exporter:
         attributes = {"num_input": len(inputs)} if attributes is None else dict(attributes)
         impure = bool(graph.effects)
         with self._builder.function(function, parameters, attrs=attributes, pure=not impure):
-            known: dict[Value, Any] = dict(inputs)
+            tensors = Tensors(self._builder, graph, inputs)
             with self._builder.dataflow() if not impure else _NoBlock():
                 for node in graph.nodes:
-                    constants = operands[node]
-                    given = [
-                        known[operand] if isinstance(operand, Value) else constants[index]
-                        for index, operand in enumerate(node.operands)
-                    ]
                     with _compiling_for(algorithms[node]):
-                        results = self._emit(node, algorithms[node], given)
-                    known.update(zip(node.outputs, results, strict=True))
-                outputs = [known[value] for value in graph.outputs]
+                        self._emit(node, algorithms[node], operands[node], tensors)
+                outputs = [tensors.read(value) for value in graph.outputs]
                 result = relax.Tuple(outputs) if always_tuple or len(outputs) > 1 else outputs[0]
                 result = self._builder.emit(result) if impure else self._builder.emit_output(result)
             self._builder.emit_func_output(result)
@@ -150,7 +145,7 @@ class Exporter:
         array = self._weights[digest]
         if self.embed:
             return relax.const(array)
-        return relax.Var(f"w_{digest[:12]}", _type(TensorType(array.shape, str(array.dtype))))
+        return relax.Var(f"w_{digest[:12]}", relax_type(TensorType(array.shape, str(array.dtype))))
 
     def _pack(self, node: Node, algorithm: KernelAlgorithm | None, index: int, weight: Weight) -> str:
         native = algorithm is not None and algorithm.kernel is not None
@@ -166,8 +161,43 @@ class Exporter:
             self._packed[key] = digest
         return self._packed[key]
 
-    def _emit(self, node: Node, algorithm: KernelAlgorithm | None, operands: list[Any]) -> list[Any]:
-        results = [_type(value.type) for value in node.outputs]
+    def _emit(
+        self, node: Node, algorithm: KernelAlgorithm | None, constants: Mapping[int, Any], tensors: Tensors
+    ) -> None:
+        """Compute a node's results."""
+        joins = isinstance(node.op, Concat) and bool(node.op.in_place)
+        if joins and node.op.is_view:
+            return
+        if algorithm is not None and algorithm.kernel is not None and all(value.type.size for value in node.outputs):
+            self._call(node, algorithm, constants, tensors)
+            return
+        given = [
+            tensors.read(operand) if isinstance(operand, Value) else constants[index]
+            for index, operand in enumerate(node.operands)
+        ]
+        if joins:
+            tensors.join(node, given)
+            return
+        for value, result in zip(node.outputs, self._without_kernel(node, algorithm, given), strict=True):
+            tensors.keep(value, result)
+
+    def _call(self, node: Node, algorithm: KernelAlgorithm, constants: Mapping[int, Any], tensors: Tensors) -> None:
+        """Call a kernel of ours."""
+        arguments: list[Any] = []
+        inside = []
+        for index, operand in enumerate(node.operands):
+            if isinstance(operand, Value):
+                arguments += tensors.argument(operand)
+                inside += [index] if tensors.lies_inside(operand) else []
+            else:
+                arguments.append(constants[index])
+        if tensors.is_shared(node.outputs[0]):
+            inside.append(len(node.operands))
+        tensors.compute(node.outputs, self._kernel(node.spec, algorithm, tuple(inside)), arguments)
+
+    def _without_kernel(self, node: Node, algorithm: KernelAlgorithm | None, operands: list[Any]) -> list[Any]:
+        """The results of a node that no kernel of ours computes."""
+        results = [relax_type(value.type) for value in node.outputs]
         if all(value.type.size == 0 for value in node.outputs):
             return [empty(self._builder, value.type) for value in node.outputs]
         if isinstance(node.op, Reshape):
@@ -179,22 +209,16 @@ class Exporter:
                 return emit_reference(self._builder, replace(node.spec, op=algorithm.lowered), operands)
             if not node.op.pure:  # what differs from call to call has no price, and so no algorithm
                 return self._external(node.op, engine_for(node.op), operands, results)
-            return emit_reference(self._builder, node.spec, operands)
-        if algorithm is None or algorithm.kernel is None:
-            return emit_reference(self._builder, node.spec, operands)
-        kernel = self._kernel(node.spec, algorithm)
-        if len(results) == 1:
-            return [self._builder.emit(relax.op.call_tir(kernel, relax.Tuple(operands), results[0]))]
-        both = self._builder.emit(relax.op.call_tir(kernel, relax.Tuple(operands), results))
-        return [self._builder.emit(relax.TupleGetItem(both, index)) for index in range(len(results))]
+        return emit_reference(self._builder, node.spec, operands)
 
-    def _kernel(self, spec: NodeSpec, algorithm: KernelAlgorithm) -> Any:
-        key = (spec, algorithm.name)
+    def _kernel(self, spec: NodeSpec, algorithm: KernelAlgorithm, inside: tuple[int, ...]) -> Any:
+        """The kernel that takes some of its parameters at offsets inside larger tensors."""
+        key = (spec, algorithm.name, inside)
         if key not in self._kernels:
             assert algorithm.kernel is not None
             function = algorithm.kernel.build(spec, algorithm.params, algorithm.target)
             name = f"{spec.op.name}_{algorithm.family}".replace(".", "_")
-            self._kernels[key] = self._builder.add_func(function, name)
+            self._kernels[key] = self._builder.add_func(at_offsets(function, inside) if inside else function, name)
         return self._kernels[key]
 
     def _external(self, op: Opaque, engine: str, operands: list[Any], results: list[Any]) -> list[Any]:
@@ -228,10 +252,6 @@ def _compiling_for(algorithm: KernelAlgorithm | None) -> AbstractContextManager[
         return nullcontext()
     found: AbstractContextManager[object] = tvm.target.Target(algorithm.target.options)
     return found
-
-
-def _type(type: TensorType) -> Any:
-    return relax.TensorType(type.shape, carrier(type.dtype))
 
 
 def _unique(names: Iterable[str]) -> list[str]:

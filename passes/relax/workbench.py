@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any, Self
 
 from joulec.passes import workbench
+from joulec.passes.canonical import canonicalise, place
+from joulec.passes.graph import Graph
 from joulec.passes.relax.agreement import Agreements
 from joulec.passes.relax.backend import RelaxBackEnd
 from joulec.passes.workbench import Setup
@@ -28,6 +30,10 @@ class Workbench(workbench.Workbench):
             known = Agreements(bench.store, bench.device.fingerprint, compiler, bench.target.target)
             bench.backend = replace(bench.backend, agreements=known)
         return bench
+
+    def tidy(self, graph: Graph) -> Graph:
+        """Canonical, and with each concat saying what is written in place."""
+        return place(canonicalise(graph, self.backend.fuses), self.backend.takes_parts)
 
     @staticmethod
     def back_end(**given: Any) -> RelaxBackEnd:

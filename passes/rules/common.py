@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from joulec.passes.graph import Add, Binary, Graph, Node, Opaque, Operator, Rewrite
+from joulec.passes.graph import Add, Binary, Concat, Graph, Node, Opaque, Operator, Rewrite
 from joulec.passes.graph.node import Operand
 from joulec.passes.rules.joined import Joined, identify
 from joulec.passes.rules.merging import label
@@ -32,7 +32,7 @@ class ShareEqual:
         if len(readers) < 2:
             return
         for other in readers:
-            if other.key <= node.key or other.op != node.op or other.epilogue != node.epilogue:
+            if other.key <= node.key or _meaning(other.op) != _meaning(node.op) or other.epilogue != node.epilogue:
                 continue
             if _operands(other) != _operands(node):
                 continue
@@ -54,6 +54,11 @@ class ShareEqual:
         pairs = dict(zip(copy.outputs, kept.outputs, strict=True))
         same = identify(graph, {value: original for value, original in pairs.items() if value != original})
         return Rewrite((copy, *same.remove), same.add, same.replace)
+
+
+def _meaning(op: Operator) -> Operator:
+    """The operator without what it says of where its operands lie."""
+    return replace(op, in_place=()) if isinstance(op, Concat) else op
 
 
 def _operands(node: Node) -> tuple[Operand, ...]:

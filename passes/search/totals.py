@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from joulec.passes.graph import Graph, Value
+from joulec.passes.graph import Graph, Reshape, Value, parts_of
 
 
 class BoundsError(ValueError):
@@ -95,13 +95,16 @@ class GraphFigures:
 
 
 def peak_memory_bytes(graph: Graph) -> int:
-    """Most bytes of run-time tensors alive at once when nodes run in the graph's order; views share their operand."""
+    """Most bytes of run-time tensors alive at once when nodes run in the graph's order.
+
+    Views share their operand's memory, operands of a concat that are written in place its result's.
+    """
     last_use: dict[Value, int] = {}
-    owner: dict[Value, Value] = {}
+    owner = {value: part.whole for value, part in parts_of(graph).items()}
     for index, node in enumerate(graph.nodes):
         for value in node.inputs:
             last_use[owner.get(value, value)] = index
-        if node.op.is_view:
+        if isinstance(node.op, Reshape):
             source = node.inputs[0]
             owner[node.outputs[0]] = owner.get(source, source)
     end = len(graph.nodes)
@@ -111,8 +114,10 @@ def peak_memory_bytes(graph: Graph) -> int:
     for value, index in last_use.items():
         expiring.setdefault(index, []).append(value)
     alive = peak = sum(value.type.bytes for value in graph.inputs)
+    held = set(graph.inputs)
     for index, node in enumerate(graph.nodes):
-        fresh = [value for value in node.outputs if value not in owner]
+        fresh = {owner.get(value, value) for value in node.outputs} - held
+        held |= fresh
         alive += sum(value.type.bytes for value in fresh)
         peak = max(peak, alive)
         alive -= sum(value.type.bytes for value in expiring.get(index, ()))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from joulec.passes.graph import Conv2d, Node, Weight
+from joulec.passes.graph import Conv2d, Node, TensorType, Weight
 from joulec.passes.graph.operators import ACTIVATIONS
 from joulec.passes.verification import VerificationError
 from joulec.report import plan_assignment
@@ -73,7 +73,7 @@ def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> fl
     assert isinstance(op, Conv2d)
     assert isinstance(weight, Weight)
     kernel = weight.value().astype(np.float64)
-    data, result = arrays[0], arrays[-1]
+    data, result = _shaped(arrays[0], node.operands[0].type), _shaped(arrays[-1], node.outputs[0].type)
     batch, channels, height, width = result.shape
     picks = rng.integers(0, (batch, height, width), (SAMPLES, 3))
     groups, (kernel_h, kernel_w) = op.groups, kernel.shape[2:]
@@ -81,7 +81,7 @@ def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> fl
     for row, (n, y, x) in enumerate(picks):
         window = _window(data[n], op, int(y), int(x), kernel_h, kernel_w).reshape(groups, -1)
         exact[row] = np.einsum("gk,gok->go", window, kernel.reshape(groups, channels // groups, -1)).reshape(-1)
-    rest = iter(arrays[2:-1])
+    rest = iter(_shaped(array, of.type) for array, of in zip(arrays[2:-1], node.operands[2:], strict=True))
     at = tuple(picks.T)
     for step in node.epilogue:
         if step.kind == "activation":
@@ -92,6 +92,11 @@ def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> fl
     found = result[at[0], :, at[1], at[2]].astype(np.float64)
     norm = float(np.linalg.norm(exact))
     return float(np.linalg.norm(found - exact)) / norm if norm else 0.0
+
+
+def _shaped(array: _Array, type: TensorType) -> _Array:
+    """A tensor; of one that lies inside another the array runs on beyond its end."""
+    return array.reshape(-1)[: type.size].reshape(type.shape)
 
 
 def _window(image: _Array, op: Conv2d, y: int, x: int, kernel_h: int, kernel_w: int) -> _Array:

@@ -101,7 +101,7 @@ def _read(
     model: Any, options: CompileOptions, bench: Bench, progress: Progress, objective: Objective
 ) -> tuple[list[Source], CostSource]:
     progress.stage("reading the model")
-    sources = read_sources(model, bench.backend.fuses, options.batch_sizes, options.input_shapes, options.entry)
+    sources = read_sources(model, bench.tidy, options.batch_sizes, options.input_shapes, options.entry)
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         progress.warn(note)
     costs = bench.costs(objective)

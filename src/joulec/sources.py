@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from joulec.passes.canonical import canonicalise
-from joulec.passes.graph import Graph, NodeSpec, Step
+from joulec.passes.graph import Graph
 from joulec.passes.verification import (
     Ranges,
     Reference,
@@ -25,7 +24,7 @@ _WHOLE = ("int32", "int64")
 _SETTLING_S = 20.0
 """How long finding inputs that the model takes may compute, per set."""
 
-Fuses = Callable[[NodeSpec, Step], bool]
+Tidy = Callable[[Graph], Graph]
 
 
 class SourceError(ValueError):
@@ -61,7 +60,7 @@ class Source:
 
 def read_sources(
     model: Any,
-    fuses: Fuses,
+    tidy: Tidy,
     batch_sizes: Sequence[int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     entry: str | None = None,
@@ -70,7 +69,7 @@ def read_sources(
 
     Args:
         model: path of an ONNX file, a ModelProto, or an IRModule (Relax, or Relay under TVM 0.19).
-        fuses: what the back end can fuse.
+        tidy: brings a graph into the form that the back end prices.
         entry: which function of an IRModule; None takes ``main``, or the only one that is public.
 
     Raises:
@@ -85,22 +84,22 @@ def read_sources(
     if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
         if entry is not None:
             raise SourceError("an ONNX model has one graph; entry= chooses among the functions of an IRModule")
-        return [_from_onnx(model, fuses, size, input_shapes or {}) for size in wanted]
+        return [_from_onnx(model, tidy, size, input_shapes or {}) for size in wanted]
     if type(model).__name__ == "IRModule":
-        return [_from_module(model, fuses, size, input_shapes or {}, entry) for size in wanted]
+        return [_from_module(model, tidy, size, input_shapes or {}, entry) for size in wanted]
     raise SourceError(
         f"a model is the path of an ONNX file, an onnx.ModelProto or an IRModule, not {type(model).__name__}"
     )
 
 
-def _from_onnx(model: Any, fuses: Fuses, batch: int | None, input_shapes: Mapping[str, Sequence[int]]) -> Source:
+def _from_onnx(model: Any, tidy: Tidy, batch: int | None, input_shapes: Mapping[str, Sequence[int]]) -> Source:
     from joulec.passes.onnx.importer import import_onnx
     from joulec.passes.onnx.program import held_numbers
     from joulec.passes.onnx.reference import check_shapes, onnx_reference
 
     imported = import_onnx(model, input_shapes, batch)
     size = batch or imported.batch
-    graph = canonicalise(imported.graph, fuses)
+    graph = tidy(imported.graph)
     if input_shapes:
         check_shapes(imported.model)  # shapes that the model does not take are told before anything is measured
     numbers = held_numbers(imported.model.graph)
@@ -149,7 +148,7 @@ def _notes(seen: Sequence[str]) -> tuple[str, ...]:
 
 
 def _from_module(
-    module: Any, fuses: Fuses, batch: int | None, input_shapes: Mapping[str, Sequence[int]], entry: str | None
+    module: Any, tidy: Tidy, batch: int | None, input_shapes: Mapping[str, Sequence[int]], entry: str | None
 ) -> Source:
     from joulec.frontends import chosen_frontend, load_tools
 
@@ -165,7 +164,7 @@ def _from_module(
             else f"an IRModule of fixed shapes is compiled for these (batch {size})"
         )
         raise SourceError(f"the module cannot be made for a batch of {batch}: {why}")
-    graph = canonicalise(imported, fuses)
+    graph = tidy(imported)
     names = [value.name for value in graph.inputs]
     return Source(size or 1, _leads_with(graph, size), graph, lambda: tools.reference(module, names))
 

@@ -115,7 +115,7 @@ def main() -> None:
     console = Console(width=100)
     setup = Setup(costs=str(COSTS), meter="estimate", threads=threads())
     with Workbench.open(setup) as bench, tempfile.TemporaryDirectory() as folder:
-        (source,) = read_sources(str(subject.model), bench.backend.fuses)
+        (source,) = read_sources(str(subject.model), bench.tidy)
         costs = bench.costs(as_objective("time"))
         costs.prepare([node.spec for node in source.graph.nodes])
         options = {node: costs.options(node.spec) for node in source.graph.nodes}

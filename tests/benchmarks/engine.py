@@ -94,7 +94,7 @@ def tvm_default_engine(path: str, inputs: dict[str, Any], threads: int) -> Run:
     from joulec.sources import read_sources
 
     with Workbench.open(Setup(costs="model", meter="estimate", threads=threads)) as bench:
-        (source,) = read_sources(path, bench.backend.fuses)
+        (source,) = read_sources(path, bench.tidy)
         target = bench.target.target
     graph = source.graph
     builder = relax.BlockBuilder()

@@ -49,6 +49,10 @@ class Operator:
         """Arithmetic operations; a multiply-add counts two."""
         raise NotImplementedError
 
+    def untouched(self, operands: Sequence[TensorType]) -> int:
+        """Bytes of operands and results that the operator leaves where they are."""
+        return 0
+
     def evaluate(self, *operands: npt.NDArray[Any]) -> Arrays:
         """The meaning in numpy, written for clarity: the yardstick for rules and kernels."""
         raise NotImplementedError

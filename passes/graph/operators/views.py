@@ -20,11 +20,34 @@ class _Movement(Operator):
         return 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Concat(_Movement):
-    """Operands one after another along a non-negative axis."""
+    """Operands one after another along a non-negative axis.
+
+    Attributes:
+        in_place: per operand, whether its producer writes it where the result has it, so that it is not copied; empty
+            where all are copied. It is no part of what the concat means.
+    """
 
     axis: int
+    in_place: tuple[bool, ...] = ()
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {"axis": self.axis}
+        return {**shown, "in_place": self.in_place} if self.in_place else shown
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{key}={value!r}" for key, value in self.attributes.items())
+        return f"{type(self).__name__}({shown})"
+
+    @property
+    def is_view(self) -> bool:
+        return bool(self.in_place) and all(self.in_place)
+
+    def untouched(self, operands: Sequence[TensorType]) -> int:
+        kept = [operand.bytes for operand, stays in zip(operands, self.in_place, strict=False) if stays]
+        return 2 * sum(kept)
 
     def infer(self, operands: Sequence[TensorType]) -> tuple[TensorType, ...]:
         require(len(operands) >= 1, "concat takes at least one operand")
@@ -44,7 +67,7 @@ class Concat(_Movement):
         return (np.concatenate(operands, axis=self.axis),)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PlacedConcat(Concat):
     """A concat whose producers write into its result, so that nothing is copied; it means what `Concat` means.
 

@@ -6,6 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import tvm
 
 from joulec.passes.graph import Concat, Reshape, Split, Step, Transpose
 from joulec.passes.kernels.movement import Copies, Permute, permuted_axes
@@ -24,6 +25,17 @@ def test_concat_of_channels(batch, size, make, check):
 )
 def test_concat_along_other_axes(axis, shapes, make, check):
     assert check(Copies(), make(Concat(axis), shapes))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (57, 71)])
+def test_a_concat_leaves_alone_what_is_in_place(size, make, compiled, host):
+    node = make(Concat(1, (True, False, True, False)), [(1, channels, *size) for channels in (3, 2, 4, 1)])
+    for params in Copies().schedules(node.spec, host):
+        given = [np.full(operand.type.shape, number, np.float32) for number, operand in enumerate(node.operands, 1)]
+        result = tvm.runtime.tensor(np.full(node.outputs[0].type.shape, 9.0, np.float32))
+        compiled(Copies().build(node.spec, params, host), host)(*map(tvm.runtime.tensor, given), result)
+        assert result.numpy()[0, :, -1, -1].tolist() == [9, 9, 9, 2, 2, 9, 9, 9, 9, 4]
+        assert Copies().work(node.spec, params, host).dram_bytes == 2 * 3 * size[0] * size[1] * 4
 
 
 @pytest.mark.parametrize("shape", [(2, 17, 7, 7), (1, 17, 77, 71), (3, 17)])

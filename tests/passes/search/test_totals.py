@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from joulec.passes.graph import Activation, Graph, Node, Reshape, TensorType, Value
+from joulec.passes.graph import Activation, Concat, Graph, Node, Reshape, TensorType, Value
 from joulec.passes.search.totals import peak_memory_bytes
 
 VECTOR = TensorType((8,))
@@ -50,3 +50,13 @@ class TestPeakMemory:
         assert peak_memory_bytes(graph) == self.brute(graph) == 2 * VECTOR.bytes
         kept = Graph.build([X], [view.outputs[0], last.outputs[0]], [double, view, last])
         assert peak_memory_bytes(kept) == self.brute(kept) == 2 * VECTOR.bytes
+
+    def test_what_lies_in_a_concat_has_no_memory_of_its_own(self):
+        one, two = (Node.make(Activation(kind), (X,)) for kind in ("relu", "tanh"))
+        copied = Node.make(Concat(0), (one.outputs[0], two.outputs[0]))
+        shared = Node.make(Concat(0, (True, True)), (one.outputs[0], two.outputs[0]))
+        partly = Node.make(Concat(0, (False, True)), (one.outputs[0], two.outputs[0]))
+        peaks = [
+            peak_memory_bytes(Graph.build([X], both.outputs, [one, two, both])) for both in (copied, shared, partly)
+        ]
+        assert peaks == [4 * VECTOR.bytes, 3 * VECTOR.bytes, 4 * VECTOR.bytes]
