@@ -38,6 +38,10 @@ class ProfilingTotals:
 class Fuses(Protocol):
     """The part of a back end that shapes the graphs of a search."""
 
+    @property
+    def name(self) -> str:
+        """``relax``, ``relay`` or ``replay``."""
+
     def fuses(self, spec: NodeSpec, step: Step) -> bool:
         """Whether it can price the spec with one more step at the end of its epilogue."""
 

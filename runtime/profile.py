@@ -67,7 +67,7 @@ class Recorder:
             self._begun_s = self._clock()
         else:
             ended_s = self._clock()
-            if not str(symbol).startswith(_RUNTIME):
+            if _is_step(symbol):
                 self.calls[-1].append((str(symbol), ended_s - self._begun_s))
         return _GO_ON
 
@@ -107,11 +107,16 @@ def _owners(names: Sequence[str], assignment: Sequence[Assigned]) -> list[int | 
     return places
 
 
+def _is_step(symbol: str) -> bool:
+    """Whether it is a step of the model: neither the machine's own nor a function of such steps."""
+    return not str(symbol).startswith(_RUNTIME) and not str(symbol).endswith(STEPS_SUFFIX)
+
+
 def watching(watch: Watch) -> Callable[..., int]:
     """An instrument of the virtual machine that tells of each step but the machine's own."""
 
     def instrument(function: Any, symbol: str, before: bool, result: Any, *arguments: Any) -> int:
-        if not before and not str(symbol).startswith(_RUNTIME):
+        if not before and _is_step(symbol):
             watch(str(symbol), arguments)
         return _GO_ON
 

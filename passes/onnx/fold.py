@@ -10,6 +10,7 @@ import onnx.helper
 from onnx.reference import ReferenceEvaluator
 
 from joulec.passes.graph import TensorType
+from joulec.passes.onnx.inlining import inlined
 from joulec.passes.onnx.program import Array, Program, bodies, captured, title
 
 RANDOM = frozenset(
@@ -100,13 +101,14 @@ def _branch(node: onnx.NodeProto, constants: dict[str, Array]) -> list[onnx.Node
     """The nodes of the branch that an If with a known condition takes."""
     taken = "then_branch" if bool(constants[node.input[0]]) else "else_branch"
     body = next(attribute.g for attribute in node.attribute if attribute.name == taken)
-    constants.update((tensor.name, onnx.numpy_helper.to_array(tensor)) for tensor in body.initializer)
-    renamed = [
-        onnx.helper.make_node("Identity", [inner.name], [outer], name=f"{title(node)}/{outer}")
-        for inner, outer in zip(body.output, node.output, strict=True)
+    nodes, held, results = inlined(body, f"{next(filter(None, node.output))}/{taken}")
+    constants.update(held)
+    passed = [
+        onnx.helper.make_node("Identity", [inner], [outer], name=f"{title(node)}/{outer}")
+        for inner, outer in zip(results, node.output, strict=True)
         if outer
     ]
-    return [*body.node, *renamed]
+    return [*nodes, *passed]
 
 
 def _is_too_large(node: onnx.NodeProto, types: Mapping[str, TensorType], constants: Mapping[str, Array]) -> bool:

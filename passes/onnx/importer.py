@@ -10,6 +10,7 @@ import onnx
 
 from joulec.passes.graph import Graph, OperatorError, TensorType, Value
 from joulec.passes.graph.node import Operand
+from joulec.passes.onnx.branches import opened
 from joulec.passes.onnx.converters import CONVERTERS, Builder, Source, opaque
 from joulec.passes.onnx.engines import has_onnxruntime
 from joulec.passes.onnx.errors import ModelError
@@ -31,6 +32,7 @@ class ImportedModel:
         batch: the leading dimension that all inputs and outputs share, None where there is none.
         ranges: of inputs of whole numbers, by name, as far as the model tells (`joulec.passes.onnx.ranges`).
         seen: values whose shape no inference tells, as operator and type: runs on random inputs showed it.
+        branched: whether nodes of both branches of an If are in the graph.
     """
 
     graph: Graph
@@ -38,6 +40,7 @@ class ImportedModel:
     batch: int | None
     ranges: Mapping[str, Range] = field(default_factory=dict)
     seen: tuple[str, ...] = ()
+    branched: bool = False
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -54,6 +57,7 @@ def import_onnx(
     model: onnx.ModelProto | str | os.PathLike[str],
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    branches: bool = False,
 ) -> ImportedModel:
     """Read an ONNX model.
 
@@ -61,6 +65,8 @@ def import_onnx(
         model: a file or a loaded model (which is not changed).
         input_shapes: sizes of the inputs by name, needed where the model leaves a dimension open.
         batch: the leading dimension of all inputs and outputs; None keeps the model's own.
+        branches: put the nodes of both branches of an If into the graph (`joulec.passes.onnx.branches`), for a back
+            end that runs only what the condition asks for.
 
     Raises:
         ModelError: the model cannot be read, or not with these shapes; one line that says why and what to do.
@@ -68,8 +74,9 @@ def import_onnx(
     program = load(model)
     fold_once(program, {})
     program, types, found = fix(program, input_shapes, batch)
-    graph, ranges = _graph(program, types), input_ranges(program, types)
-    return ImportedModel(graph, program.model(types), found, ranges, _seen(program))
+    within, its_types = opened(program, types) if branches else (program, types)
+    graph, ranges = _graph(within, its_types), input_ranges(program, types)
+    return ImportedModel(graph, program.model(types), found, ranges, _seen(within), within is not program)
 
 
 def _seen(program: Program) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,36 @@ def _executable(module: Any, target: Any, pipeline: Any) -> Any:
 
 
 def _steps(module: Any) -> Any:
-    """The module's Relax functions under other names."""
-    functions = {}
-    for variable, function in module.functions.items():
-        if isinstance(function, relax.Function) and function.attrs and "global_symbol" in function.attrs:
-            name = f"{variable.name_hint}{STEPS_SUFFIX}"
-            functions[tvm.ir.GlobalVar(name)] = function.with_attr("global_symbol", name)
+    """The module's Relax functions under other names, by which they also call each other."""
+    compiled = {
+        variable: function
+        for variable, function in module.functions.items()
+        if isinstance(function, relax.Function) and function.attrs and "global_symbol" in function.attrs
+    }
+    renamed = {variable: _renamed(variable) for variable in compiled}
+    functions = {
+        renamed[variable]: _Renaming(renamed)
+        .visit_expr(function)
+        .with_attr("global_symbol", renamed[variable].name_hint)
+        for variable, function in compiled.items()
+    }
     return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def _renamed(variable: Any) -> Any:
+    renamed = tvm.ir.GlobalVar(f"{variable.name_hint}{STEPS_SUFFIX}")
+    relax.expr._update_type(renamed, variable.ty)
+    return renamed
+
+
+@relax.expr_functor.mutator
+class _Renaming(relax.PyExprMutator):  # type: ignore[misc]
+    """Puts other functions in place of those that are called."""
+
+    def __init__(self, renamed: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self._renamed = renamed
+
+    def visit_global_var_(self, op: Any) -> Any:
+        """See TVM's class."""
+        return self._renamed.get(op, op)

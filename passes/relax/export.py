@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,12 +14,25 @@ import tvm
 from tvm import relax, tirx
 from tvm_ffi import structural_walk
 
-from joulec.passes.graph import Concat, Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
+from joulec.passes.graph import (
+    Concat,
+    Graph,
+    Node,
+    NodeSpec,
+    Opaque,
+    Part,
+    Reshape,
+    TensorType,
+    Value,
+    Weight,
+    parts_of,
+)
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.offsets import at_offsets
 from joulec.passes.onnx.engines import engine_for, external_key
 from joulec.passes.relax.backend import KernelAlgorithm
 from joulec.passes.relax.emit import emit_reference
+from joulec.passes.relax.forks import Fork, Unit, units
 from joulec.passes.relax.lowering import empty
 from joulec.passes.relax.tensors import Tensors, relax_type
 from joulec.passes.search.choices import Choice
@@ -85,6 +98,7 @@ class Exporter:
     _weights: dict[str, _Array] = field(default_factory=dict)
     _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
     _externals: dict[str, bytes] = field(default_factory=dict)
+    _algorithms: dict[Node, KernelAlgorithm | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._builder = relax.BlockBuilder(self.base)
@@ -107,39 +121,106 @@ class Exporter:
         """
         names = _unique(value.name or "input" for value in graph.inputs)
         inputs = {v: relax.Var(n, relax_type(v.type)) for v, n in zip(graph.inputs, names, strict=True)}
-        weights: dict[str, Any] = {}
-        algorithms = {node: _algorithm(assignment[node]) for node in graph.nodes}
-        operands = {node: self._constants(node, algorithms[node], weights) for node in graph.nodes}
-        parameters = [*inputs.values(), *([] if self.embed else weights.values())]
+        self._algorithms = {node: _algorithm(assignment[node]) for node in graph.nodes}
+        digests = dict.fromkeys(digest for node in graph.nodes for digest in self._constants(node).values())
+        weights = {digest: self._weight(digest) for digest in digests}
         attributes = {"num_input": len(inputs)} if attributes is None else dict(attributes)
-        impure = bool(graph.effects)
-        with self._builder.function(function, parameters, attrs=attributes, pure=not impure):
-            tensors = Tensors(self._builder, graph, inputs)
-            with self._builder.dataflow() if not impure else _NoBlock():
-                for node in graph.nodes:
-                    with _compiling_for(algorithms[node]):
-                        self._emit(node, algorithms[node], operands[node], tensors)
-                outputs = [tensors.read(value) for value in graph.outputs]
-                result = relax.Tuple(outputs) if always_tuple or len(outputs) > 1 else outputs[0]
-                result = self._builder.emit(result) if impure else self._builder.emit_output(result)
-            self._builder.emit_func_output(result)
+        order = list(graph.nodes) if graph.effects else units(graph.nodes, graph.outputs)
+        body = _Body(order, inputs, weights, graph.outputs, parts_of(graph), pure=not graph.effects)
+        self._define(function, body, attributes, always_tuple)
         self._entries.append(EntryPoint(function, tuple(weights)))
+
+    def _define(self, name: str, body: _Body, attributes: Mapping[str, Any], always_tuple: bool = True) -> Any:
+        """Add a function that takes the inputs, then the weights; those of its forks' sides come before it."""
+        sides = {
+            index: self._sides(f"{name}_fork{index}", unit, body)
+            for index, unit in enumerate(body.units)
+            if isinstance(unit, Fork)
+        }
+        parameters = [*body.inputs.values(), *([] if self.embed else body.weights.values())]
+        with self._builder.function(name, parameters, attrs=dict(attributes), pure=body.pure):
+            tensors = Tensors(self._builder, body.own_parts, body.inputs)
+            begin = 0
+            for index in sides:
+                self._emit_nodes(body, tensors, begin, index)
+                self._emit_fork(body.units[index], sides[index], tensors, body.weights)
+                begin = index + 1
+            with self._builder.dataflow() if body.pure else _NoBlock():
+                self._emit_all(body.units[begin:], body.weights, tensors)
+                found = [self._expression(output, body.weights, tensors) for output in body.outputs]
+                result = relax.Tuple(found) if always_tuple or len(found) > 1 else found[0]
+                result = self._builder.emit_output(result) if body.pure else self._builder.emit(result)
+            self._builder.emit_func_output(result)
+        return self._builder.get().get_global_var(name)
+
+    def _emit_nodes(self, body: _Body, tensors: Tensors, begin: int, end: int) -> None:
+        """Emit the nodes between two forks as a block of their own."""
+        if begin == end:
+            return
+        with self._builder.dataflow():
+            self._emit_all(body.units[begin:end], body.weights, tensors)
+            take = tensors.close(body.needed(end))
+        take()
+
+    def _emit_all(self, nodes: Sequence[Any], weights: Mapping[str, Any], tensors: Tensors) -> None:
+        for node in nodes:
+            constants = {index: weights[digest] for index, digest in self._constants(node).items()}
+            with _compiling_for(self._algorithms[node]):
+                self._emit(node, self._algorithms[node], constants, tensors)
+
+    def _sides(self, name: str, fork: Fork, body: _Body) -> list[tuple[Any, list[Any]]]:
+        """A function for each side of a fork, which gives the picks' results, and what it takes."""
+        found = []
+        for arm, (nodes, suffix) in enumerate(zip(fork.sides, ("then", "else"), strict=True), 1):
+            outputs = [self._given(pick)[arm] for pick in fork.picks]
+            own = {value for node in nodes for value in node.outputs}
+            given = [one for node in nodes for one in self._given(node)]
+            read = [one for one in dict.fromkeys([*given, *outputs]) if one not in own]
+            inputs = {
+                one: relax.Var(f"x{index}", relax_type(one.type))
+                for index, one in enumerate(read)
+                if isinstance(one, Value)
+            }
+            weights = {digest: self._weight(digest) for digest in read if isinstance(digest, str)}
+            inner = _Body(units(nodes, outputs), inputs, weights, outputs, body.parts)
+            function = self._define(f"{name}_{suffix}", inner, {"num_input": len(inputs)})
+            found.append((function, [*inputs, *([] if self.embed else weights)]))
+        return found
+
+    def _emit_fork(
+        self, fork: Any, sides: Sequence[tuple[Any, list[Any]]], tensors: Tensors, weights: Mapping[str, Any]
+    ) -> None:
+        """Call the function of one side or the other."""
+        branches = []
+        for function, takes in sides:
+            given = [self._expression(one, weights, tensors) for one in takes]
+            called = self._builder.normalize(relax.Call(function, given))
+            result = relax.Var("side", called.ty)
+            branches.append(relax.SeqExpr([relax.BindingBlock([relax.VarBinding(result, called)])], result))
+        both = self._builder.emit(relax.If(tensors.read(fork.condition), *branches))
+        for index, pick in enumerate(fork.picks):
+            tensors.keep(pick.outputs[0], self._builder.emit(relax.TupleGetItem(both, index)))
+
+    def _expression(self, one: Any, weights: Mapping[str, Any], tensors: Tensors) -> Any:
+        return weights[one] if isinstance(one, str) else tensors.read(one)
+
+    def _given(self, node: Node) -> list[Any]:
+        """What a node reads: values, and its constants' digests."""
+        constants = self._constants(node)
+        return [constants.get(index, operand) for index, operand in enumerate(node.operands)]
 
     def finish(self) -> Exported:
         """The module with all functions added so far."""
         return Exported(self._builder.get(), self._entries, self._weights, self._externals)
 
-    def _constants(self, node: Node, algorithm: KernelAlgorithm | None, weights: dict[str, Any]) -> dict[int, Any]:
-        """Parameters for the node's constant operands by position, packed as its algorithm reads them."""
-        found = {}
-        for index, operand in enumerate(node.operands):
-            if not isinstance(operand, Weight):
-                continue
-            digest = self._pack(node, algorithm, index, operand)
-            if digest not in weights:
-                weights[digest] = self._weight(digest)
-            found[index] = weights[digest]
-        return found
+    def _constants(self, node: Node) -> dict[int, str]:
+        """Digests of the node's constant operands by position, packed as its algorithm reads them."""
+        algorithm = self._algorithms[node]
+        return {
+            index: self._pack(node, algorithm, index, operand)
+            for index, operand in enumerate(node.operands)
+            if isinstance(operand, Weight)
+        }
 
     def _weight(self, digest: str) -> Any:
         array = self._weights[digest]
@@ -230,6 +311,40 @@ class Exporter:
         if len(results) == 1:
             return [called]
         return [self._builder.emit(relax.TupleGetItem(called, index)) for index in range(len(results))]
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What a function is made of.
+
+    Attributes:
+        units: nodes and forks, in order.
+        inputs: parameters by the value that they stand for.
+        weights: parameters, or constants, by digest.
+        outputs: values, and digests of weights.
+        parts: which values of the graph lie inside others.
+    """
+
+    units: Sequence[Unit]
+    inputs: Mapping[Value, Any]
+    weights: Mapping[str, Any]
+    outputs: Sequence[Any]
+    parts: Mapping[Value, Part]
+    pure: bool = True
+
+    @property
+    def own_parts(self) -> dict[Value, Part]:
+        """Those of them that its own nodes write."""
+        made = {value for unit in self.units if isinstance(unit, Node) for value in unit.outputs}
+        return {value: part for value, part in self.parts.items() if part.whole in made}
+
+    def needed(self, index: int) -> list[Value]:
+        """Values that the units from one on read or write, or that are outputs."""
+        found = [one for one in self.outputs if isinstance(one, Value)]
+        for unit in self.units[index:]:
+            for node in [unit] if isinstance(unit, Node) else unit.nodes:
+                found += [*node.inputs, *node.outputs]
+        return found
 
 
 class _NoBlock:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tvm import relax, tirx
 
-from joulec.passes.graph import Concat, Graph, Node, Part, TensorType, Value, parts_of
+from joulec.passes.graph import Concat, Node, Part, TensorType, Value
 from joulec.passes.kernels import loops
 from joulec.passes.kernels.offsets import at_offsets
 from joulec.profiler.dtypes import carrier
@@ -26,15 +26,15 @@ class Tensors:
 
     Args:
         builder: inside the function.
-        graph: whose concats say what is in place.
+        parts: which values lie inside others.
         inputs: expressions of its inputs.
     """
 
-    def __init__(self, builder: Any, graph: Graph, inputs: Mapping[Value, Any]) -> None:
+    def __init__(self, builder: Any, parts: Mapping[Value, Part], inputs: Mapping[Value, Any]) -> None:
         self._builder = builder
+        self._inputs = frozenset(inputs)
         self._known = dict(inputs)
-        self._parts = parts_of(graph)
-        self._parts.update({part.whole: Part(part.whole, 0) for part in self._parts.values()})
+        self._parts = {**parts, **{part.whole: Part(part.whole, 0) for part in parts.values()}}
 
     def argument(self, value: Value) -> tuple[Any, ...]:
         """What a kernel is given to read a value: the tensor, or offset and tensor where it `lies_inside` another."""
@@ -61,6 +61,24 @@ class Tensors:
         end = part.offset + value.type.size
         copied = self._builder.emit(relax.op.strided_slice(flat, axes=[0], begin=[part.offset], end=[end]))
         return self._builder.emit(relax.op.reshape(copied, value.type.shape))
+
+    def close(self, needed: Iterable[Value]) -> Callable[[], None]:
+        """End a dataflow block: what is known of these values is its output.
+
+        Returns:
+            To be called after the block, so that later ones can read the values.
+        """
+        holders = (self._parts[value].whole if value in self._parts else value for value in needed)
+        names = [one for one in dict.fromkeys(holders) if one in self._known and one not in self._inputs]
+        if not names:
+            return lambda: None
+        together = self._builder.emit_output(relax.Tuple([self._known[name] for name in names]))
+
+        def take() -> None:
+            for index, name in enumerate(names):
+                self._known[name] = self._builder.emit(relax.TupleGetItem(together, index))
+
+        return take
 
     def keep(self, value: Value, expression: Any) -> None:
         """A value that was computed as a tensor of its own; a part is copied in."""

@@ -27,7 +27,6 @@ from joulec.passes.verification import (
     DEFAULT_TOLERANCE,
     VerificationError,
     Verified,
-    likely_inputs,
     verify,
 )
 from joulec.passes.workbench import Workbench
@@ -211,10 +210,12 @@ def _verify(model: Model, variants: Variants, options: CompileOptions, bench: Wo
         if options.max_error is not None:
             reference = replace(reference, rounds=False)  # what was asked for is kept to the letter
         inputs = source.inputs(options.seed)
+        if source.branched:
+            inputs = [*inputs, *source.likely_inputs(options.seed)]
         try:
             verified = verify(reference, _runner(model, one), inputs, tolerance)
             if verified.inputs == 0:
-                inputs = likely_inputs(source.graph.inputs, source.numbers, options.seed, source.ranges)
+                inputs = source.likely_inputs(options.seed)
                 verified = verify(reference, _runner(model, one), inputs, tolerance)
             results.append(verified)
         except VerificationError as error:

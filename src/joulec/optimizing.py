@@ -60,7 +60,7 @@ def optimize_model(
     with open_bench(options, progress) as bench:
         if extras.explain:
             rules_named(bench, extras.explain)
-        found = search_all(model, options, bench, progress)
+        found = search_all(model, options, bench, progress, branches=False)
         verified = None if extras.output is None else _write(found, extras.output, options, progress)
         entries = {str(one.source.batch): _entry(one, bench, options, progress, extras) for one in found}
         report = {

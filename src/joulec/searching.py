@@ -58,6 +58,7 @@ def search_all(
     progress: Progress,
     end_s: float = math.inf,
     planning_s: float | None = None,
+    branches: bool = True,
 ) -> list[Searched]:
     """One search per batch size, all sharing one cost source.
 
@@ -67,6 +68,7 @@ def search_all(
         end_s: moment on the monotonic clock at which each search ends.
         planning_s: first measure what promises most (`joulec.passes.search.forecast`), and let finding that out take
             so many seconds at most; None measures as the search asks.
+        branches: let the graphs hold both branches of an If where the back end runs only the one that is taken.
 
     Raises:
         ModelError, ImportModuleError, SourceError: see `read_sources`.
@@ -75,7 +77,7 @@ def search_all(
         BoundsError: the bounds cannot be kept.
     """
     objective = objective_of(options)
-    sources, costs = _read(model, options, bench, progress, objective)
+    sources, costs = _read(model, options, bench, progress, objective, branches)
     if planning_s is not None and isinstance(costs, MeasuredCosts):
         _measure_the_most_valuable(sources, costs, objective, options, bench, progress, planning_s)
     progress.stage("pricing the model's own operators")
@@ -98,10 +100,11 @@ def search_all(
 
 
 def _read(
-    model: Any, options: CompileOptions, bench: Bench, progress: Progress, objective: Objective
+    model: Any, options: CompileOptions, bench: Bench, progress: Progress, objective: Objective, branches: bool
 ) -> tuple[list[Source], CostSource]:
     progress.stage("reading the model")
-    sources = read_sources(model, bench.tidy, options.batch_sizes, options.input_shapes, options.entry)
+    branches = branches and bench.backend.name == "relax"
+    sources = read_sources(model, bench.tidy, options.batch_sizes, options.input_shapes, options.entry, branches)
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         progress.warn(note)
     costs = bench.costs(objective)

@@ -43,6 +43,7 @@ class Source:
         numbers: integers that the model holds, which may be what it expects of an input.
         ranges: of inputs of whole numbers, by name: the least, and the one after the largest.
         notes: what the user should know of how the model was read.
+        branched: whether both branches of an If are in the graph; of these, random inputs may take one alone.
     """
 
     batch: int
@@ -52,10 +53,15 @@ class Source:
     numbers: tuple[int, ...] = ()
     ranges: Ranges = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    branched: bool = False
 
     def inputs(self, seed: int) -> list[dict[str, Any]]:
         """Random inputs that keep to the ranges."""
         return random_inputs(self.graph.inputs, seed, self.ranges)
+
+    def likely_inputs(self, seed: int) -> list[dict[str, Any]]:
+        """Inputs that hold the numbers which the model does."""
+        return likely_inputs(self.graph.inputs, self.numbers, seed, self.ranges)
 
 
 def read_sources(
@@ -64,6 +70,7 @@ def read_sources(
     batch_sizes: Sequence[int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     entry: str | None = None,
+    branches: bool = False,
 ) -> list[Source]:
     """Read a model for each batch size asked for, or as it stands.
 
@@ -71,6 +78,7 @@ def read_sources(
         model: path of an ONNX file, a ModelProto, or an IRModule (Relax, or Relay under TVM 0.19).
         tidy: brings a graph into the form that the back end prices.
         entry: which function of an IRModule; None takes ``main``, or the only one that is public.
+        branches: whether graphs may hold both branches of an If (`joulec.passes.onnx.branches`).
 
     Raises:
         ModelError: the ONNX model cannot be read or does not take a batch size.
@@ -84,7 +92,7 @@ def read_sources(
     if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
         if entry is not None:
             raise SourceError("an ONNX model has one graph; entry= chooses among the functions of an IRModule")
-        return [_from_onnx(model, tidy, size, input_shapes or {}) for size in wanted]
+        return [_from_onnx(model, tidy, size, input_shapes or {}, branches) for size in wanted]
     if type(model).__name__ == "IRModule":
         return [_from_module(model, tidy, size, input_shapes or {}, entry) for size in wanted]
     raise SourceError(
@@ -92,12 +100,14 @@ def read_sources(
     )
 
 
-def _from_onnx(model: Any, tidy: Tidy, batch: int | None, input_shapes: Mapping[str, Sequence[int]]) -> Source:
+def _from_onnx(
+    model: Any, tidy: Tidy, batch: int | None, input_shapes: Mapping[str, Sequence[int]], branches: bool
+) -> Source:
     from joulec.passes.onnx.importer import import_onnx
     from joulec.passes.onnx.program import held_numbers
     from joulec.passes.onnx.reference import check_shapes, onnx_reference
 
-    imported = import_onnx(model, input_shapes, batch)
+    imported = import_onnx(model, input_shapes, batch, branches)
     size = batch or imported.batch
     graph = tidy(imported.graph)
     if input_shapes:
@@ -112,6 +122,7 @@ def _from_onnx(model: Any, tidy: Tidy, batch: int | None, input_shapes: Mapping[
         numbers,
         ranges,
         _notes(imported.seen),
+        imported.branched,
     )
 
 
