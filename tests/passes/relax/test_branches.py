@@ -209,3 +209,27 @@ def test_known_conditions_with_equal_names_inside():
     source = model(nodes, [("x", FLOAT, [3, 8])], [("v", FLOAT, [3, 8])], [tensor("yes", np.asarray(True))])
     check(source, (X,))
     assert import_onnx(source).graph.nodes[0].op.name != "opaque.If"
+
+
+@pytest.mark.parametrize("joined", [["s", "a"], ["a", "b"]])
+def test_concats_in_place_inside_and_across_branches(joined):
+    """An operand of the branch's concat may be computed outside of it, where its place in the result is not."""
+    weights = [
+        tensor(f"k{n}", RNG.standard_normal((8, c, 1, 1)).astype("float32")) for n, c in enumerate((8, 8, 8, 16))
+    ]
+    then = body(
+        "then",
+        [
+            helper.make_node("Conv", ["s", "k1"], ["a"]),
+            helper.make_node("Conv", ["a", "k2"], ["b"]),
+            helper.make_node("Concat", joined, ["c"], axis=1),
+            helper.make_node("Conv", ["c", "k3"], ["t"]),
+        ],
+        ["t"],
+    )
+    otherwise = body("else", [helper.make_node("Conv", ["s", "k2"], ["t"])], ["t"])
+    nodes = [helper.make_node("Conv", ["x", "k0"], ["s"]), chosen("first", ["y"], then, otherwise)]
+    shape = [1, 8, 6, 6]
+    source = model(nodes, [("x", FLOAT, shape), ("first", BOOL, [])], [("y", FLOAT, shape)], weights)
+    image = RNG.standard_normal(shape).astype("float32")
+    check(source, *((image, np.asarray(first)) for first in (True, False)))
