@@ -16,6 +16,7 @@ from joulec.passes.graph import NodeSpec, TensorType
 from joulec.passes.kernels.arena import arena
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.pipeline import PIPELINE
 from joulec.passes.kernels.registry import kernel_named
 from joulec.passes.kernels.rotation import Rotating, loop_s, ring_of
 from joulec.profiler.candidate import Workload
@@ -81,7 +82,9 @@ def _own_lowering(payload: KernelPayload) -> Workload:
             builder.emit_func_output(result)
         target = tvm.target.Target(payload.target.target)
         with target:
-            executable = relax.build(builder.get(), target, relax_pipeline=cpu_pipeline(), exec_mode="compiled")
+            executable = relax.build(
+                builder.get(), target, relax_pipeline=cpu_pipeline(), exec_mode="compiled", tir_pipeline=PIPELINE
+            )
         return relax.VirtualMachine(executable, tvm.cpu())["main"]
 
     def operator(builder: Any, operands: list[Any]) -> Any:
@@ -103,7 +106,7 @@ def _type(buffer: Any) -> TensorType:
 
 def _compiled(function: Any, target: str) -> Any:
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=tvm.target.Target(target))["main"]
+    return tvm.compile(module, target=tvm.target.Target(target), tir_pipeline=PIPELINE)["main"]
 
 
 def _use_threads(threads: int) -> None:

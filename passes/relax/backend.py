@@ -57,7 +57,7 @@ class KernelAlgorithm:
         if self.lowered is not None:
             return source_digest("joulec.passes.relax.frontend", "joulec.passes.relax.pipeline")
         if self.kernel is not None:
-            return source_digest(type(self.kernel).__module__)
+            return source_digest(type(self.kernel).__module__, "joulec.passes.kernels.pipeline")
         pipeline = "cuda_pipeline" if isinstance(self.target, CudaTarget) else "pipeline"
         return source_digest("joulec.passes.relax.emit", f"joulec.passes.relax.{pipeline}")
 

@@ -13,6 +13,7 @@ from tvm.relax import vm_build
 
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.kernels.pipeline import PIPELINE
 from joulec.passes.module_errors import BuildError
 from joulec.passes.relax.cuda_pipeline import cuda_pipeline
 from joulec.passes.relax.pipeline import cpu_pipeline
@@ -50,7 +51,8 @@ def _executable(module: Any, target: Any, pipeline: Any) -> Any:
     builder = relax.ExecBuilder()
     vm_build._vmcodegen(builder, _steps(lowered), "bytecode")
     kernels = vm_build._filter_tir(vm_build._vmcodegen(builder, lowered, "compiled"))
-    return vm_build._vmlink(builder, target, kernels, params=constants)
+    tir_pipeline = PIPELINE if target.kind.name == "llvm" else "default"
+    return vm_build._vmlink(builder, target, kernels, tir_pipeline, params=constants)
 
 
 def _steps(module: Any) -> Any:
