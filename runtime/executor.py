@@ -116,6 +116,8 @@ class Executor:
         pages = LargePages()
         self._weights = {digest: self._keep_weight(array, pages) for digest, array in pairs}
         self._weight_addresses = {view.ctypes.data for _, view in self._weights.values()}
+        if self._digests:
+            EXTERNALS.hold(view for _, view in self._weights.values())
         self._functions: dict[str, Callable[..., Any]] = {}
         self._staged: dict[tuple[int, int], tuple[Any, _Array]] = {}
         for name, entry in self._entries.items():
@@ -271,6 +273,7 @@ class Executor:
             self._thread.stop()
 
     def _drop(self) -> None:
+        weights = self.__dict__.pop("_weights", {})  # not there yet where loading failed, nor the machine
+        EXTERNALS.release(self._digests, [view for _, view in weights.values()])
         self._functions, self._staged, self._weights = {}, {}, {}
-        self.__dict__.pop("_machine", None)  # not there yet where loading failed
-        EXTERNALS.release(self._digests)
+        self.__dict__.pop("_machine", None)

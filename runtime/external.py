@@ -50,9 +50,14 @@ class _Session(Protocol):
 
 
 class _OrtSession:
-    """ONNX Runtime, reading and writing the caller's memory without copies."""
+    """ONNX Runtime, reading and writing the caller's memory without copies.
 
-    def __init__(self, definition: bytes, threads: int) -> None:
+    Args:
+        constants: contents of inputs, by position, that are the same at each call: ONNX Runtime packs and folds them
+            once.
+    """
+
+    def __init__(self, definition: bytes, threads: int, constants: Mapping[int, _Array]) -> None:
         import onnxruntime as ort
 
         ort.disable_telemetry_events()  # running a model reports to nobody
@@ -61,10 +66,13 @@ class _OrtSession:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what it refuses is raised; no need to print it too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads cost energy
-        self._session = ort.InferenceSession(definition, options, providers=["CPUExecutionProvider"])
+        fixed = _with_initializers(definition, constants) if constants else definition
+        self._session = ort.InferenceSession(fixed, options, providers=["CPUExecutionProvider"])
         self._input_names = [value.name for value in self._session.get_inputs()]
         self._output_names = [value.name for value in self._session.get_outputs()]
-        self.inputs = len(self._input_names)
+        self.inputs = len(self._input_names) + len(constants)
+        self._given = [index for index in range(self.inputs) if index not in constants]
+        self._bound = threading.local()
 
     def run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -83,16 +91,37 @@ class _OrtSession:
             ) from error
 
     def _run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
+        inputs = [inputs[index] for index in self._given]
         if any(array.size == 0 for array in (*inputs, *outputs)):  # no address to bind
             results = self._session.run(None, dict(zip(self._input_names, inputs, strict=True)))
             _store(results, outputs)
             return
-        binding = self._session.io_binding()
-        for name, array in zip(self._input_names, inputs, strict=True):
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in zip(self._output_names, outputs, strict=True):
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        places = [(_address(array), array.shape) for array in (*inputs, *outputs)]
+        if getattr(self._bound, "places", None) != places:
+            binding = self._session.io_binding()
+            for name, array in zip(self._input_names, inputs, strict=True):
+                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, _address(array))
+            for name, array in zip(self._output_names, outputs, strict=True):
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, _address(array))
+            self._bound.places, self._bound.binding = places, binding
+        self._session.run_with_iobinding(self._bound.binding)
+
+
+def _address(array: _Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _with_initializers(definition: bytes, constants: Mapping[int, _Array]) -> bytes:
+    """The model with the contents of some inputs, by position, in place of these."""
+    import onnx
+
+    model = onnx.load_from_string(definition)
+    inputs = list(model.graph.input)
+    del model.graph.input[:]
+    model.graph.input.extend(value for index, value in enumerate(inputs) if index not in constants)
+    for index, array in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, inputs[index].name))
+    return bytes(model.SerializeToString())
 
 
 class _ReferenceSession:
@@ -135,7 +164,7 @@ def _store(results: Sequence[_Array], outputs: Sequence[_Array]) -> None:
         output[...] = np.asarray(result).astype(output.dtype).reshape(output.shape)  # a size of 1 more or less
 
 
-def _open(digest: str, definition: bytes, threads: int) -> _Session:
+def _open(digest: str, definition: bytes, threads: int, constants: Mapping[int, _Array]) -> _Session:
     if digest.startswith(BY_REFERENCE):
         return _ReferenceSession(definition)
     try:
@@ -143,7 +172,7 @@ def _open(digest: str, definition: bytes, threads: int) -> _Session:
     except ImportError:
         return _ReferenceSession(definition)
     try:
-        return _OrtSession(definition, threads)
+        return _OrtSession(definition, threads, constants)
     except (
         state.Fail,
         state.InvalidGraph,
@@ -159,14 +188,15 @@ class Externals:
     """Definitions of the loaded models by digest, and the sessions that run them.
 
     The packed function is one for the whole process, so this is too: equal digests are equal definitions, counted by
-    the models that use them.
+    the models that use them. A definition has a session for each set of weights that it is called with.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._definitions: dict[str, bytes] = {}
         self._users: dict[str, int] = {}
-        self._sessions: dict[str, _Session] = {}
+        self._weights: dict[int, int] = {}
+        self._sessions: dict[str, dict[tuple[int, ...], _Session]] = {}
         self._threads = 1
 
     def acquire(self, definitions: Mapping[str, bytes], threads: int) -> None:
@@ -184,11 +214,22 @@ class Externals:
                 self._users[digest] = self._users.get(digest, 0) + 1
             self._threads = threads
 
-    def release(self, digests: Iterable[str]) -> None:
-        """Forget definitions that no other model uses."""
+    def hold(self, weights: Iterable[_Array]) -> None:
+        """Be told of arrays that do not change, nor move, until they are given to `release`."""
         with self._lock:
+            self._weights.update((_address(array), array.nbytes) for array in weights if array.nbytes)
+
+    def release(self, digests: Iterable[str], weights: Iterable[_Array] = ()) -> None:
+        """Forget definitions that no other model uses, and weights."""
+        gone = {_address(array) for array in weights}
+        with self._lock:
+            for address in gone:
+                self._weights.pop(address, None)
             for digest in digests:
                 self._users[digest] -= 1
+                sessions = self._sessions.get(digest, {})
+                for key in [key for key in sessions if gone.intersection(key)]:
+                    del sessions[key]
                 if not self._users[digest]:
                     del self._users[digest], self._definitions[digest]
                     self._sessions.pop(digest, None)
@@ -203,12 +244,16 @@ class Externals:
         Raises:
             ExternalError: the digest has no definition, or it gives other shapes than were compiled.
         """
+        known = self._weights
+        key = tuple(address if address in known else 0 for address in map(_address, arrays)) if known else ()
         with self._lock:
             if digest not in self._definitions:
                 raise ExternalError(f"operator {digest} is not in the artifact; compile the model again")
-            if digest not in self._sessions:
-                self._sessions[digest] = _open(digest, self._definitions[digest], self._threads)
-            session = self._sessions[digest]
+            sessions = self._sessions.setdefault(digest, {})
+            if key not in sessions:
+                constants = {index: arrays[index] for index, address in enumerate(key) if address}
+                sessions[key] = _open(digest, self._definitions[digest], self._threads, constants)
+            session = sessions[key]
         session.run(arrays[: session.inputs], arrays[session.inputs :])
 
 
@@ -260,13 +305,16 @@ def build(payload: Any) -> Workload:
     externals.acquire({name: spec.op.definition}, payload.target.threads)
     rng = np.random.default_rng(payload.seed)
     types = [operand.type for operand in spec.operands]
+    fixed = [getattr(operand, "constant", False) for operand in spec.operands]
     results = [as_carrier(np.empty(type.shape, numpy_dtype(type.dtype))) for type in spec.results]
 
     def call(arrays: Sequence[_Array]) -> None:
         externals(name, arrays)
 
     def operands(whole: int) -> list[_Array]:
-        return [as_carrier(_operand(rng, type.shape, numpy_dtype(type.dtype), whole)) for type in types]
+        made = [as_carrier(_operand(rng, type.shape, numpy_dtype(type.dtype), whole)) for type in types]
+        externals.hold(array for array, constant in zip(made, fixed, strict=True) if constant)
+        return made
 
     first = [*operands(1), *results]
     try:
@@ -281,8 +329,14 @@ def build(payload: Any) -> Workload:
         whole = 1
     size = sum(array.nbytes for array in first)
     copies = _COPIES if size <= _COPIED_BYTES else 1
-    others = [[*operands(whole), *(array.copy() for array in results)] for _ in range(copies - 1)]
-    return _Repeated(call, [first, *others])
+
+    def another() -> list[_Array]:
+        """The same weights, other data."""
+        data = [*operands(whole), *(array.copy() for array in results)]
+        kept = [*fixed, *[False] * len(results)]
+        return [one if constant else other for one, other, constant in zip(first, data, kept, strict=True)]
+
+    return _Repeated(call, [first, *(another() for _ in range(copies - 1))])
 
 
 def _operand(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], whole: int) -> _Array:

@@ -28,6 +28,7 @@ _TOLERANCE = 1e-3
 _BY_REFERENCE = frozenset({"DFT", "MaxUnpool", "STFT"})
 """Operators that the reference computes at least as fast and closer to what ONNX's own tests state, or more of."""
 
+_CALLED = {"onnxruntime": "-weights-held", "onnx.reference": ""}
 _PREFIX = {"onnxruntime": "", "onnx.reference": "reference-"}
 """How the packed function is told which engine to use: `joulec.runtime.external` reads it."""
 
@@ -53,9 +54,9 @@ def engine_for(op: Opaque) -> Engine:
 
 
 def engine_version(engine: str) -> str:
-    """Name and version of an engine, for cost keys."""
+    """Name and version of an engine, and how it is called, for cost keys."""
     package = engine.split(".")[0]
-    return f"{engine}-{metadata.version(package)}"
+    return f"{engine}-{metadata.version(package)}{_CALLED[engine]}"
 
 
 def external_key(engine: str, definition: bytes) -> str:

@@ -110,3 +110,62 @@ def test_an_operator_that_cannot_run_fails_while_it_is_built(runtime):
     shape = helper.make_tensor("s", TensorProto.INT64, [1], [7])
     with pytest.raises(Exception, match="7"):
         build(payload([reshape], [("a", (6,), "float32")], [("y", (7,), "float32")], [shape]))
+
+
+class TestWeights:
+    """Inputs that are the same at each call."""
+
+    @pytest.fixture
+    def product(self):
+        node = helper.make_node("MatMul", ["a", "b"], ["y"])
+        made = payload([node], [("a", (2, 3), "float32"), ("b", (3, 4), "float32")], [("y", (2, 4), "float32")])
+        return made.spec.op.definition
+
+    def test_each_set_has_a_session_that_holds_it(self, runtime, product):
+        externals = Externals()
+        externals.acquire({"p": product}, 1)
+        rng = np.random.default_rng(0)
+        first, second = (rng.standard_normal((3, 4)).astype("float32") for _ in range(2))
+        externals.hold([first, second])
+        for weights in (first, second, first):
+            a, y = rng.standard_normal((2, 3)).astype("float32"), np.empty((2, 4), "float32")
+            externals("p", [a, weights, y])
+            np.testing.assert_allclose(y, a @ weights, rtol=1e-5, atol=1e-5)
+        assert len(externals._sessions["p"]) == 2
+
+    def test_what_is_let_go_may_change(self, runtime, product):
+        externals = Externals()
+        externals.acquire({"p": product}, 1)
+        externals.acquire({"p": product}, 1)
+        a, weights, y = np.ones((2, 3), "float32"), np.ones((3, 4), "float32"), np.empty((2, 4), "float32")
+        externals.hold([weights])
+        externals("p", [a, weights, y])
+        externals.release(["p"], [weights])
+        weights[:] = 2
+        externals("p", [a, weights, y])
+        assert (y == 6).all()
+
+    def test_a_measured_operator_keeps_its_own(self, runtime, seen, product):
+        made = payload([], [("a", (2, 3), "float32"), ("b", (3, 4), "float32")], [("y", (2, 4), "float32")])
+        made.spec.op.definition = product
+        made.spec.operands[1].constant = True
+        workload = build(made)
+        seen.clear()
+        workload.run(3)
+        assert not np.array_equal(seen[0][0], seen[1][0])
+        for a, b, y in seen:
+            np.testing.assert_array_equal(b, seen[0][1])
+            np.testing.assert_allclose(y, a @ b, rtol=1e-5, atol=1e-5)
+
+
+def test_changing_memory_is_read_anew(runtime):
+    node = helper.make_node("Neg", ["a"], ["y"])
+    made = payload([node], [("a", (4,), "float32")], [("y", (4,), "float32")])
+    externals = Externals()
+    externals.acquire({"n": made.spec.op.definition}, 1)
+    arrays = [np.full(4, number, "float32") for number in range(4)]
+    for given in (arrays[0], arrays[1], arrays[0]):
+        for result in arrays[2:]:
+            given += 1
+            externals("n", [given, result])
+            np.testing.assert_array_equal(result, -given)
