@@ -20,6 +20,7 @@ from joulec.passes.onnx.program import Program, title
 from joulec.passes.onnx.ranges import Range, input_ranges
 from joulec.passes.onnx.regions import regions
 from joulec.passes.onnx.shapes import fix
+from joulec.passes.onnx.widening import widened
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def import_onnx(
     fold_once(program, {})
     program, types, found = fix(program, input_shapes, batch)
     within, its_types = opened(program, types) if branches else (program, types)
-    graph, ranges = _graph(within, its_types), input_ranges(program, types)
+    graph, ranges = _graph(*widened(within, its_types)), input_ranges(program, types)
     return ImportedModel(graph, program.model(types), found, ranges, _seen(within), within is not program)
 
 
