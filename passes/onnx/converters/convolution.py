@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from joulec.passes.graph import Add, Conv2d, Reshape, Step, Transpose, literal
+from joulec.passes.graph import Add, Conv2d, Reshape, Split, Step, Transpose, Value, literal
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.converters.base import Converter, Source, is_literal
-from joulec.passes.onnx.converters.geometry import as_before, as_planes, geometry
+from joulec.passes.onnx.converters.geometry import as_before, as_four, as_planes, geometry
+from joulec.passes.onnx.program import Array
 
 
 def conv(source: Source) -> Sequence[Operand] | None:
@@ -32,35 +34,91 @@ def conv(source: Source) -> Sequence[Operand] | None:
 
 
 def conv_transpose(source: Source) -> Sequence[Operand] | None:
-    """Windows that lie side by side: a 1×1 convolution computes all places of a window as channels, which then move.
+    """Over planes or rows: one convolution computes all places of a window as channels, which then move.
 
-    y[n, m, s·h + i, t·w + j] = Σ_c x[n, c, h, w] · k[c, m, i, j] where the kernel is [s, t] and so are the strides.
+    Along one axis, y[s·q + r] = Σ_d x[q - d] · k[s·d + r] for r below the stride s: a convolution whose kernel holds
+    every s-th element of k, in reverse. What `pads` leave out at the beginning is as far as possible not computed, the
+    rest cut off.
     """
-    data, weight = source.operand(0), source.constant(1)
-    if weight is None or weight.ndim != 4 or source.attribute("group", 1) != 1:
-        return None
-    batch, _, height, width = data.type.shape
-    channels, outputs, rows, columns = weight.shape
+    weight, data = source.constant(1), source.operand(0)
+    plain = source.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not source.attribute("output_shape")
     bias = source.constant(2)
-    plain = (
-        tuple(source.attribute("strides", (1, 1))) == (rows, columns)
-        and source.result_types[0].shape == (batch, outputs, height * rows, width * columns)
-        and not any(source.attribute("pads", ()))
-        and not any(source.attribute("output_padding", ()))
-        and source.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID")
-    )
-    if not plain or (source.has(2) and bias is None):
+    if weight is None or not plain or source.attribute("group", 1) != 1 or (source.has(2) and bias is None):
         return None
-    kernel = weight.transpose(1, 2, 3, 0).reshape(outputs * rows * columns, channels, 1, 1)
-    operands = [data, literal(np.ascontiguousarray(kernel))]
+    window = geometry(source, weight.shape[2:])
+    if window is None or window.dilation != (1, 1):
+        return None
+    planes = as_planes(source, data)
+    kernel = weight.reshape(*weight.shape[:2], *window.kernel)
+    sizes = as_four(source.result_types[0].shape)[2:]
+    axes = [
+        _Phases.of(planes.type.shape[2 + i], sizes[i], window.kernel[i], window.strides[i], window.padding[i])
+        for i in (0, 1)
+    ]
+    rows, columns = axes
+    operands = [planes, literal(_by_phases(kernel, rows, columns))]
+    op = Conv2d(padding=(rows.before, columns.before, rows.after, columns.after))
     if bias is None:
-        (found,) = source.emit(Conv2d(), *operands)
+        (found,) = source.emit(op, *operands)
     else:
-        shift = literal(np.ascontiguousarray(np.repeat(bias, rows * columns)))
-        (found,) = source.emit(Conv2d(), *operands, shift, epilogue=(Step("bias"),))
-    (parts,) = source.emit(Reshape((batch, outputs, rows, columns, height, width)), found)
-    (moved,) = source.emit(Transpose((0, 1, 4, 2, 5, 3)), parts)
-    return source.emit(Reshape(source.result_types[0].shape), moved)
+        shift = literal(np.ascontiguousarray(np.repeat(bias, rows.stride * columns.stride)))
+        (found,) = source.emit(op, *operands, shift, epilogue=(Step("bias"),))
+    batch, outputs = data.type.shape[0], weight.shape[1]
+    if (rows.stride, columns.stride) != (1, 1):
+        (parts,) = source.emit(Reshape((batch, outputs, rows.stride, columns.stride, rows.count, columns.count)), found)
+        (moved,) = source.emit(Transpose((0, 1, 4, 2, 5, 3)), parts)
+        (found,) = source.emit(
+            Reshape((batch, outputs, rows.count * rows.stride, columns.count * columns.stride)), moved
+        )
+    for axis, along in enumerate(axes, 2):
+        found = along.cut(source, found, axis)
+    return [as_before(source, found, len(data.type.shape))]
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """A transposed convolution along one axis, as a convolution that computes `stride` places at each step.
+
+    Attributes:
+        taps: length of the convolution's kernel.
+        before: the convolution's padding at the beginning, `after` that at the end.
+        count: places of its result.
+        skip: how much of the result lies before the part that is wanted, which has `size`.
+    """
+
+    stride: int
+    taps: int
+    before: int
+    after: int
+    count: int
+    skip: int
+    size: int
+
+    @staticmethod
+    def of(extent: int, size: int, kernel: int, stride: int, pad: int) -> _Phases:
+        taps = -(-kernel // stride)
+        left_out = min(pad // stride, taps - 1)
+        before, skip = taps - 1 - left_out, pad - stride * left_out
+        after = max(-(-(skip + size) // stride) - extent - before + taps - 1, 0)
+        return _Phases(stride, taps, before, after, extent + before + after - taps + 1, skip, size)
+
+    def cut(self, source: Source, found: Value, axis: int) -> Value:
+        """The part that is wanted."""
+        rest = self.count * self.stride - self.skip - self.size
+        sizes = [size for size in (self.skip, self.size, rest) if size]
+        if len(sizes) == 1:
+            return found
+        return source.emit(Split(axis, tuple(sizes)), found)[1 if self.skip else 0]
+
+
+def _by_phases(kernel: Array, rows: _Phases, columns: _Phases) -> Array:
+    """A kernel [C,M,kH,kW] as [M·sH·sW,C,tapsH,tapsW]."""
+    channels, outputs = kernel.shape[:2]
+    whole = np.zeros((channels, outputs, rows.taps * rows.stride, columns.taps * columns.stride), kernel.dtype)
+    whole[:, :, : kernel.shape[2], : kernel.shape[3]] = kernel
+    split = whole.reshape(channels, outputs, rows.taps, rows.stride, columns.taps, columns.stride)
+    turned = split[:, :, ::-1, :, ::-1].transpose(1, 3, 5, 0, 2, 4)
+    return np.ascontiguousarray(turned.reshape(-1, channels, rows.taps, columns.taps))
 
 
 CONVERTERS: Mapping[str, Converter] = {"Conv": conv, "ConvTranspose": conv_transpose}

@@ -56,12 +56,17 @@ def geometry(source: Source, kernel: tuple[int, ...]) -> Geometry | None:
 def as_planes(source: Source, operand: Operand) -> Operand:
     """Data or kernel [A,B,W] as [A,B,1,W]; four dimensions stay as they are."""
     shape = operand.type.shape
-    if len(shape) == 4:
+    planes = as_four(shape)
+    if planes == shape:
         return operand
-    planes = (*shape[:2], 1, shape[2])
     if isinstance(operand, Literal):
         return literal(np.ascontiguousarray(operand.value()).reshape(planes))
     return source.emit(Reshape(planes), operand)[0]
+
+
+def as_four(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape [A,B,W] as [A,B,1,W]; four dimensions stay as they are."""
+    return shape if len(shape) == 4 else (*shape[:2], 1, shape[2])
 
 
 def as_before(source: Source, operand: Operand, rank: int) -> Operand:

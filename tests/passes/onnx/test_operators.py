@@ -252,6 +252,32 @@ def test_a_transposed_convolution_of_windows_side_by_side_is_a_convolution(make,
     node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], strides=[2, 3])
     imported = agree(make([node], {"x": (2, 3, 4, 6)}, weights))
     assert [node.op.name for node in imported.graph.nodes] == ["conv2d", "reshape", "transpose", "reshape"]
-    overlapping = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[1, 1])
-    imported = agree(make([overlapping], {"x": (2, 3, 4, 6)}, {"w": weights["w"]}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "attributes"),
+    [
+        ((1, 3, 4, 6), (3, 5, 2, 3), {}),
+        ((2, 3, 4, 6), (3, 5, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ((1, 3, 5, 5), (3, 2, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
+        ((1, 3, 5, 4), (3, 2, 3, 5), {"strides": [1, 3], "pads": [2, 0, 1, 4], "output_padding": [0, 2]}),
+        ((1, 3, 5, 4), (3, 2, 2, 2), {"strides": [3, 3], "output_padding": [2, 1]}),
+        ((1, 3, 5, 4), (3, 2, 7, 7), {"strides": [2, 2], "pads": [6, 6, 6, 6]}),
+        ((1, 3, 9), (3, 4, 5), {"strides": [5]}),
+        ((2, 3, 9), (3, 4, 4), {"strides": [2], "pads": [1, 2]}),
+        ((1, 3, 9), (3, 4, 1), {"strides": [2], "output_padding": [1]}),
+    ],
+)
+def test_transposed_convolutions_are_convolutions_of_phases(make, agree, shape, kernel, attributes):
+    weights = {"w": _f(*kernel), "b": _f(kernel[1])}
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **attributes)
+    imported = agree(make([node], {"x": shape}, weights))
+    assert "conv2d" in [node.op.name for node in imported.graph.nodes]
+
+
+@pytest.mark.parametrize("attributes", [{"group": 3}, {"dilations": [2, 2]}, {"auto_pad": "SAME_UPPER"}])
+def test_other_transposed_convolutions_stay_opaque(make, attributes):
+    weights = {"w": _f(3, 2, 3, 3)}
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
+    imported = import_onnx(make([node], {"x": (1, 3, 4, 6)}, weights))
     assert [node.op.name for node in imported.graph.nodes] == ["opaque.ConvTranspose"]
