@@ -9,6 +9,7 @@ from typing import Any
 from tvm import s_tir, te, tirx
 
 from joulec.passes.graph import NodeSpec
+from joulec.passes.kernels.pipeline import EXACT_BUFFERS
 
 
 def placeholders(spec: NodeSpec, first: int = 0) -> list[Any]:
@@ -65,6 +66,7 @@ def finished(func: Any) -> Any:
     if not isinstance(func.body, s_tir.SBlockRealize):
         func = func.with_body(s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", func.body)))
     func = func.with_attr("op_pattern", 8).with_attr("tirx.is_scheduled", True).with_attr("tirx.noalias", True)
+    func = func.with_attr(EXACT_BUFFERS, True)
     return func.without_attr("global_symbol")
 
 
