@@ -44,5 +44,5 @@ def _used_modules(module: ModuleType) -> set[str]:
         value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         for value in vars(module).values()
     )
-    parts = ("joulec.passes.kernels.", "joulec.passes.relax.", "joulec.passes.relay.")
+    parts = tuple(f"joulec.passes.{part}." for part in ("kernels", "layouts", "relax", "relay"))
     return {owner for owner in owners if isinstance(owner, str) and owner.startswith(parts)} - {module.__name__}

@@ -15,6 +15,8 @@ STEPS_SUFFIX = "__steps"
 """What the name of a function has after it where it runs step by step."""
 LOWERED = "tvm"
 """The algorithm of operators that TVM lowers itself, to any number of steps under names of its own."""
+CONVERSION = "relayout"
+"""The algorithm of conversions between layouts, which stand between operators; their kernels are named after it."""
 _ENGINES = ("onnxruntime", "onnx.reference")
 """The algorithms of operators that are called outside; all their steps have one name."""
 _RUNTIME = ("vm.builtin.", "call_tir_dyn")
@@ -32,7 +34,8 @@ class Step:
     Attributes:
         function: the kernel's name in the library; the first one's of several.
         time_s: median seconds over the profiled calls.
-        assigned: the operator that it computes; None where it is a part of one of several neighbours that TVM lowered.
+        assigned: the operator that it computes; None where it is a part of one of several neighbours that TVM lowered,
+            or a conversion between layouts.
     """
 
     function: str
@@ -42,7 +45,9 @@ class Step:
     @property
     def algorithm(self) -> str:
         """What computes it."""
-        return self.assigned.algorithm if self.assigned else LOWERED
+        if self.assigned:
+            return self.assigned.algorithm
+        return CONVERSION if self.function.startswith(CONVERSION) else LOWERED
 
 
 class Recorder:
@@ -87,7 +92,13 @@ class Recorder:
 
 
 def _owners(names: Sequence[str], assignment: Sequence[Assigned]) -> list[int | None]:
-    """The index of each step's operator.
+    """The index of each step's operator; None of conversions."""
+    computing = iter(_owners_of([name for name in names if not name.startswith(CONVERSION)], assignment))
+    return [None if name.startswith(CONVERSION) else next(computing) for name in names]
+
+
+def _owners_of(names: Sequence[str], assignment: Sequence[Assigned]) -> list[int | None]:
+    """The index of the operator of each step that computes one.
 
     Steps without a kernel's name lie between two that have one, and so do the operators that TVM lowered: all belong to
     the only such operator, or one to each where there are as many.

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tvm import tirx
 
 from joulec.passes.graph import NodeSpec
+from joulec.passes.kernels.blocks import fits, packed, with_ends
 from joulec.passes.kernels.conv_tir import (
     Expr,
     Geometry,
@@ -32,6 +33,7 @@ from joulec.passes.kernels.conv_tir import (
     zero,
 )
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.layouts.layout import PLAIN
 from joulec.profiler.candidate import Work
 
 
@@ -58,7 +60,10 @@ class DirectConv:
             loads = 1 + (vectors + 0.25 * rows * columns) / held
             params = (("vectors", vectors), ("rows", rows), ("columns", columns))
             ranked.append((computed * max(1.0, 8 / held) * loads, params))
-        return tuple(params for _, params in sorted(set(ranked))[:4])
+        found = [params for _, params in sorted(set(ranked))[:4]]
+        if fits(spec.results[0], target) and geometry.group_out % target.lanes == 0:
+            found.append(with_ends(found[0], PLAIN, target.lanes))
+        return tuple(found)
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
@@ -66,7 +71,7 @@ class DirectConv:
         """The kernel as [groups, channel blocks, I, kH, kW, block]; other operands as they are."""
         geometry = Geometry.required(spec)
         if index != 1:
-            return np.ascontiguousarray(array)
+            return packed(spec, params, index, array)
         width = chosen(params)["vectors"] * target.lanes
         return np.ascontiguousarray(padded_channels(array, geometry.groups, width).transpose(0, 1, 3, 4, 5, 2))
 
@@ -77,7 +82,8 @@ class DirectConv:
         vectors, rows, columns = parts["vectors"], parts["rows"], parts["columns"]
         channels = vectors * target.lanes
         blocks, tall, wide = ceil_div(geometry.group_out, channels), ceil_div(height, rows), ceil_div(width, columns)
-        signature = Signature.of(spec, (geometry.groups, blocks, geometry.group_in, *geometry.kernel, channels))
+        shape = (geometry.groups, blocks, geometry.group_in, *geometry.kernel, channels)
+        signature = Signature.of(spec, shape, params)
         source, prepare = padded_source(geometry, team, signature)
 
         def at(row: Expr, column: Expr) -> tuple[Expr, Expr]:
@@ -118,11 +124,26 @@ class DirectConv:
                     return body
                 return tirx.IfThenElse(channel < geometry.group_out, body, None)
 
+            def out_blocked(r: Expr, c: Expr, v: Expr) -> Stmt:
+                def finish(i: Expr) -> Stmt:
+                    lane = v * target.lanes + i
+                    where = (n, g * geometry.group_out + o * channels + lane, *at(h + r, w + c))
+                    return signature.finish(sums[r * columns + c, lane], *where)
+
+                body = loop(target.lanes, finish, "vectorized")
+                if geometry.group_out % channels == 0:
+                    return body
+                return tirx.IfThenElse(o * channels + v * target.lanes < geometry.group_out, body, None)
+
+            clear = each(lambda r, c, lane: store(sums, zero(), r * columns + c, lane))
+            reduce = nest((geometry.group_in, *geometry.kernel), step)
+            if signature.writes:
+                return block(allocate(sums), clear, reduce, nest((rows, columns, vectors), out_blocked, "unrolled"))
             return block(
                 allocate(turned),
                 allocate(sums),
-                each(lambda r, c, lane: store(sums, zero(), r * columns + c, lane)),
-                nest((geometry.group_in, *geometry.kernel), step),
+                clear,
+                reduce,
                 each(lambda r, c, lane: store(turned, sums[r * columns + c, lane], r * columns + c, lane)),
                 loop(channels, out),
             )

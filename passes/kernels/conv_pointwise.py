@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from joulec.passes.graph import NodeSpec, TensorType
 from joulec.passes.kernels import loops
+from joulec.passes.kernels.blocks import convolves_blocks, ends, operand_types, packed, result_types, with_ends
 from joulec.passes.kernels.conv_tir import Geometry, ceil_div, chosen, padded_channels, start
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.register_tile import product_tile
@@ -41,16 +42,21 @@ class PointwiseConv:
             return ()
         if geometry.positions < target.lanes or geometry.group_out < target.lanes:
             return ()
-        gathered = [1] if geometry.strides != (1, 1) else [1, 0] if 4 * geometry.positions >= _FAR else [0]
+        strided = geometry.strides != (1, 1)
+        gathered = [1] if strided else [1, 0] if 4 * geometry.positions >= _FAR else [0]
         rows, vectors = product_tile(min(_CHUNK, geometry.positions), geometry.group_out, target)
-        return [(("rows", rows), ("vectors", vectors), ("gathered", choice)) for choice in gathered]
+        tile = (("rows", rows), ("vectors", vectors))
+        found: list[Params] = [(*tile, ("gathered", choice)) for choice in gathered]
+        if convolves_blocks(spec, target):
+            found.append(with_ends((*tile, ("gathered", int(strided))), target.lanes, target.lanes))
+        return found
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
         """The kernel as [groups, channel blocks, I, block]; other operands as they are."""
         if index != 1:
-            return np.ascontiguousarray(array)
+            return packed(spec, params, index, array)
         plan = _Plan.of(spec, params, target)
         blocked = padded_channels(array, plan.geometry.groups, plan.width)
         return np.ascontiguousarray(blocked[..., 0, 0].transpose(0, 1, 3, 2))
@@ -58,7 +64,8 @@ class PointwiseConv:
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         """The PrimFunc."""
         plan = _Plan.of(spec, params, target)
-        types = [TensorType(plan.packed) if index == 1 else o.type for index, o in enumerate(spec.operands)]
+        types = operand_types(spec, params)
+        types[1] = TensorType(plan.packed)
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
             emitter = _Emitter(spec, plan, operands, results[0])
@@ -68,7 +75,7 @@ class PointwiseConv:
             else:
                 emitter.direct(parallel)
 
-        return loops.prim_func(types, spec.results, body)
+        return loops.prim_func(types, result_types(spec, params), body)
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
         """Weights are read once per tile of positions, positions once per panel of weights."""
@@ -78,7 +85,7 @@ class PointwiseConv:
         panels, depth = plan.blocks * plan.width, geometry.group_in
         weights = 4 * chunks * ceil_div(plan.chunk, plan.rows) * panels * depth
         read = 4 * chunks * plan.chunk * depth * plan.blocks
-        turned = 8 * chunks * plan.chunk * panels
+        turned = 0 if plan.writes else 8 * chunks * plan.chunk * panels
         return Work(
             flops=2 * chunks * plan.chunk * panels * depth + len(spec.epilogue) * spec.results[0].size,
             dram_bytes=spec.bytes,
@@ -97,6 +104,8 @@ class _Plan:
         rows: positions of a register tile.
         vectors: vectors of output channels of one.
         gathered: whether a task brings its positions together first.
+        reads: channels in a block of the input, 0 where it is row-major.
+        writes: the same of the output.
     """
 
     geometry: Geometry
@@ -104,11 +113,14 @@ class _Plan:
     rows: int
     vectors: int
     gathered: bool
+    reads: int
+    writes: int
 
     @staticmethod
     def of(spec: NodeSpec, params: Params, target: CpuTarget) -> _Plan:
         parts = chosen(params)
-        return _Plan(Geometry.required(spec), target.lanes, parts["rows"], parts["vectors"], bool(parts["gathered"]))
+        geometry, gathered = Geometry.required(spec), bool(parts["gathered"])
+        return _Plan(geometry, target.lanes, parts["rows"], parts["vectors"], gathered, *ends(params))
 
     @property
     def width(self) -> int:
@@ -152,7 +164,8 @@ class _Emitter:
         def task(index: Any) -> None:
             n, g, o, q = loops.unravel(index, (geometry.batch, geometry.groups, plan.blocks, plan.chunks))
             first = loops.bind(start(q, geometry.positions, plan.chunk))
-            begin = loops.bind((n * geometry.channels + g * geometry.group_in) * geometry.positions + first)
+            base = (n * geometry.channels + g * geometry.group_in) * geometry.positions
+            begin = loops.bind(base + first * (plan.reads or 1))
             self._panel((n, g, o, first), self.data, begin, geometry.positions)
 
         loops.repeat(geometry.batch * geometry.groups * plan.blocks * plan.chunks, task, parallel)
@@ -167,7 +180,9 @@ class _Emitter:
             first = loops.bind(start(q, geometry.positions, plan.chunk))
             near = loops.workspace(geometry.group_in * plan.chunk)
             base = loops.bind((n * geometry.channels + g * geometry.group_in) * area)
-            if geometry.strides == (1, 1):
+            if plan.reads:
+                self._gather_blocks(first, near, base)
+            elif geometry.strides == (1, 1):
 
                 def line(i: Any) -> None:
                     source, goal = loops.bind(base + i * area + first), loops.bind(i * plan.chunk)
@@ -195,11 +210,29 @@ class _Emitter:
 
         loops.repeat(geometry.batch * geometry.groups * plan.chunks, task, parallel)
 
+    def _gather_blocks(self, first: Any, near: Any, base: Any) -> None:
+        """Bring strided positions of all blocks together, position by position."""
+        plan, geometry, lanes = self.plan, self.geometry, self.lanes
+        area = geometry.height * geometry.width
+
+        def position(p: Any) -> None:
+            row, column = (first + p) // geometry.out_width, (first + p) % geometry.out_width
+            place = row * (geometry.strides[0] * geometry.width) + column * geometry.strides[1]
+            source, goal = loops.bind(base + place * lanes), loops.bind(p * lanes)
+
+            def block(i: Any) -> None:
+                value = self.data[loops.run(source + i * (area * lanes), lanes)]
+                loops.store(near, loops.run(goal + i * (plan.chunk * lanes), lanes), value)
+
+            loops.repeat(geometry.group_in // lanes, block)
+
+        loops.repeat(plan.chunk, position)
+
     def _panel(self, at: tuple[Any, Any, Any, Any], source: Any, begin: Any, pitch: int) -> None:
-        """A chunk's results of one panel of weights; channel i, position p of it lies at ``begin + i * pitch + p``."""
+        """A chunk's results of one panel of weights; a channel, or a block, of it lies ``pitch`` positions further."""
         plan, lanes = self.plan, self.lanes
         _, g, o, _ = at
-        sums = loops.workspace(plan.chunk * plan.width)
+        sums = None if plan.writes else loops.workspace(plan.chunk * plan.width)
         panel = loops.bind((g * plan.blocks + o) * (self.geometry.group_in * plan.width))
 
         def tile(first: Any, rows: int) -> None:
@@ -208,27 +241,58 @@ class _Emitter:
             for row in range(rows):
                 for place in places:
                     loops.store(held[row], place, loops.splat(loops.f32(0), lanes))
-            across = loops.bind(begin + first)
+            across = loops.bind(begin + first * (plan.reads or 1))
 
-            def step(i: Any) -> None:
-                down = loops.bind(panel + i * plan.width)
+            def step(down: Any, read: Any) -> None:
                 weights = [loops.bind(self.weights[loops.run(down + v * lanes, lanes)]) for v in range(plan.vectors)]
-                read = loops.bind(across + i * pitch)
                 for row in range(rows):
-                    factor = loops.splat(source[read + row], lanes)
+                    factor = loops.splat(source[read + row * (plan.reads or 1)], lanes)
                     for place, weight in zip(places, weights, strict=True):
                         loops.store(held[row], place, held[row][place] + factor * weight)
 
-            loops.repeat(self.geometry.group_in, step)
-            for row in range(rows):
-                for v, place in enumerate(places):
+            def channel(i: Any) -> None:
+                step(loops.bind(panel + i * plan.width), loops.bind(across + i * pitch))
+
+            def block(i: Any) -> None:
+                down, read = loops.bind(panel + i * (lanes * plan.width)), loops.bind(across + i * (pitch * lanes))
+                loops.repeat(lanes, lambda k: step(loops.bind(down + k * plan.width), loops.bind(read + k)))
+
+            if plan.reads:
+                loops.repeat(self.geometry.group_in // lanes, block)
+            else:
+                loops.repeat(self.geometry.group_in, channel)
+            for v, place in enumerate(places):
+                if plan.writes:
+                    self._store_blocks(at, v, first, [held[row][place] for row in range(rows)])
+                    continue
+                for row in range(rows):
                     loops.store(sums, loops.run(((first + row) * plan.vectors + v) * lanes, lanes), held[row][place])
 
         whole, rest = divmod(plan.chunk, plan.rows)
         loops.repeat(whole, lambda index: tile(index * plan.rows, plan.rows))
         if rest:
             tile(whole * plan.rows, rest)
-        loops.repeat(plan.vectors, lambda v: self._turn(at, sums, v))
+        if not plan.writes:
+            loops.repeat(plan.vectors, lambda v: self._turn(at, sums, v))
+
+    def _store_blocks(self, at: tuple[Any, Any, Any, Any], v: int, begin: Any, values: Sequence[Any]) -> None:
+        """Store neighbouring positions of one vector of channels in their block, after the epilogue."""
+        plan, geometry, lanes = self.plan, self.geometry, self.lanes
+        n, g, o, first = at
+        inner = o * plan.vectors + v
+        block = loops.bind(g * (geometry.group_out // lanes) + inner)
+        corner = loops.bind((n * (geometry.out_channels // lanes) + block) * geometry.positions + first + begin)
+
+        def finish() -> None:
+            for row, value in enumerate(values):
+                place = self.result, (corner + row) * lanes, block * lanes
+                loops.finish_vector(self.spec, value, self.rest, place, lanes)
+
+        if geometry.group_out % plan.width == 0:
+            finish()
+            return
+        with T.If(inner * lanes < geometry.group_out), T.Then():
+            finish()
 
     def _turn(self, at: tuple[Any, Any, Any, Any], sums: Any, v: Any) -> None:
         """Store one vector of channels of a chunk by planes, after the epilogue."""

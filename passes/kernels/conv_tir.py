@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tvm import tirx
 
 from joulec.passes.graph import Conv2d, NodeSpec
+from joulec.passes.kernels.blocks import ends, operand_types, result_types
 from joulec.passes.kernels.epilogue import applied, can_apply, finished
 from joulec.passes.kernels.kernel import CpuTarget, Params
 
@@ -247,6 +248,7 @@ class Signature:
         weights: the packed kernel.
         rest: the epilogue's operands.
         result: the output buffer.
+        writes: channels in a block of the output, 0 where it is row-major.
     """
 
     spec: NodeSpec
@@ -254,18 +256,31 @@ class Signature:
     weights: Any
     rest: tuple[Any, ...]
     result: Any
+    writes: int
 
     @staticmethod
-    def of(spec: NodeSpec, packed: Sequence[int]) -> Signature:
-        """Buffers for a spec whose kernel has the packed shape."""
-        rest = tuple(buffer(o.type.shape, f"operand{i}") for i, o in enumerate(spec.operands[2:], 2))
-        data, result = buffer(spec.operands[0].type.shape, "data"), buffer(spec.results[0].shape, "result")
-        return Signature(spec, data, buffer(packed, "weights"), rest, result)
+    def of(spec: NodeSpec, packed: Sequence[int], params: Params = ()) -> Signature:
+        """Buffers for a spec whose kernel has the packed shape, in the layouts that the schedule says."""
+        data, _, *rest = operand_types(spec, params)
+        others = tuple(buffer(type.shape, f"operand{i}") for i, type in enumerate(rest, 2))
+        result = buffer(result_types(spec, params)[0].shape, "result")
+        return Signature(spec, buffer(data.shape, "data"), buffer(packed, "weights"), others, result, ends(params)[1])
 
     def finish(self, value: Expr, *indices: Expr) -> Stmt:
         """Store a result at (batch, channel, row, column) after the epilogue."""
-        readers = [lambda *where, operand=operand: tirx.BufferLoad(operand, list(where)) for operand in self.rest]
-        return store(self.result, applied(self.spec, value, readers, indices), *indices)
+
+        def reader(operand: Any) -> Callable[..., Expr]:
+            return lambda *where: tirx.BufferLoad(operand, list(self._place(where)))
+
+        readers = [reader(operand) for operand in self.rest]
+        return store(self.result, applied(self.spec, value, readers, indices), *self._place(indices))
+
+    def _place(self, indices: Sequence[Expr]) -> Sequence[Expr]:
+        """Where an element lies in the layout of the result; channels alone stay."""
+        if not self.writes or len(indices) == 1:
+            return indices
+        n, channel, row, column = indices
+        return n, channel // self.writes, row, column, channel % self.writes
 
     def function(self, *statements: Stmt | None) -> Any:
         """The finished PrimFunc."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from joulec.passes.graph import NodeSpec, TensorType
 from joulec.passes.kernels import loops
+from joulec.passes.kernels.blocks import convolves_blocks, operand_types, packed, result_types
 from joulec.passes.kernels.conv_tir import Geometry, chosen, padded_channels
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.winograd import transformed_kernel
 from joulec.passes.kernels.winograd_plan import TILES, Plan, applies, plan_for
 from joulec.passes.kernels.winograd_stages import Stages
+from joulec.passes.layouts.layout import PLAIN
 from joulec.profiler.candidate import Work
 
 _ROUNDING = {2: 2e-6, 4: 1e-5}
@@ -32,15 +34,21 @@ class WinogradConv:
     name = "winograd"
 
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
-        """Tiles of four outputs, fused and in stages, then of two in the likelier of both; where they make sense."""
+        """Tiles of four outputs, fused and in stages, then of two in the likelier of both; where they make sense.
+
+        The larger tiles also on blocked activations.
+        """
         geometry = Geometry.of(spec)
         if geometry is None or not applies(geometry, target):
             return ()
         found: list[Params] = []
-        for outputs in TILES[geometry.kernel[0]]:
+        largest, *smaller = TILES[geometry.kernel[0]]
+        for ends in _layouts(spec, target):
+            plans = [plan_for(geometry, geometry.team(target), largest, fused, *ends) for fused in (1, 0)]
+            found += [plan.params for plan in plans if plan is not None]
+        for outputs in smaller:
             plans = [plan_for(geometry, geometry.team(target), outputs, fused) for fused in (1, 0)]
-            offered = [plan.params for plan in plans if plan is not None]
-            found += offered if outputs == TILES[geometry.kernel[0]][0] else offered[:1]
+            found += [plan.params for plan in plans if plan is not None][:1]
         return found
 
     def rounding(self, params: Params) -> float:
@@ -52,7 +60,7 @@ class WinogradConv:
     ) -> npt.NDArray[Any]:
         """The transformed kernel as [groups, channel blocks, tile, I, block]; other operands as they are."""
         if index != 1:
-            return np.ascontiguousarray(array)
+            return packed(spec, params, index, array)
         plan = Plan.of(spec, params, target)
         blocked = padded_channels(array, plan.geometry.groups, plan.width)  # [g, blocks, width, I, r, r]
         groups, blocks, width, channels = blocked.shape[:4]
@@ -65,7 +73,8 @@ class WinogradConv:
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         """The PrimFunc."""
         plan = Plan.of(spec, params, target)
-        types = [TensorType(plan.packed) if index == 1 else operand.type for index, operand in enumerate(spec.operands)]
+        types = operand_types(spec, params)
+        types[1] = TensorType(plan.packed)
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
             emitter = Stages(spec, plan, operands, results[0], plan.geometry.team(target).threads)
@@ -74,7 +83,7 @@ class WinogradConv:
             else:
                 emitter.staged()
 
-        return loops.prim_func(types, spec.results, body)
+        return loops.prim_func(types, result_types(spec, params), body)
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
         """Products of whole tiles and blocks; each transform about four operations per element and dimension."""
@@ -96,3 +105,10 @@ class WinogradConv:
             + 8 * copied
             + 2 * products / plan.lanes * (1 / plan.vectors + plan.lanes / plan.rows),
         )
+
+
+def _layouts(spec: NodeSpec, target: CpuTarget) -> Iterator[tuple[int, int]]:
+    """Row-major, and blocked at both ends where groups are whole blocks."""
+    yield PLAIN, PLAIN
+    if convolves_blocks(spec, target):
+        yield target.lanes, target.lanes

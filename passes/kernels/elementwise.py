@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from joulec.passes.graph import Activation, Add, Binary, ChannelAffine, NodeSpec
 from joulec.passes.kernels import loops
+from joulec.passes.kernels.blocks import ends, fits, operand_types, packed, result_types, with_ends
 from joulec.passes.kernels.epilogue import activation, applied, can_apply
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.layouts.layout import PLAIN, blocked_shape
 from joulec.profiler.candidate import Work
 
 _BINARIES = {"sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b}
@@ -33,19 +34,23 @@ class Elementwise:
         """One thread or all."""
         if not isinstance(spec.op, Activation | Add | Binary | ChannelAffine) or not can_apply(spec):
             return ()
-        return [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        schedules: list[Params] = [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        if fits(spec.results[0], target) and not _broadcasts(spec):
+            schedules.append(with_ends(schedules[0], target.lanes, target.lanes))
+        return schedules
 
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
-        """Operands are read as they are."""
-        return np.ascontiguousarray(array).reshape(array.shape)
+        """Constants in the layout of the activations."""
+        return packed(spec, params, index, array)
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         """The PrimFunc."""
         parallel = bool(dict(params)["parallel"])
-        axes = merged_axes(spec)
-        *outer, (extent, strides) = axes or [(1, (0,) * len(spec.operands))]
+        axes = merged_axes(spec, ends(params)[1]) or [(1, (0,) * len(spec.operands))]
+        short = len(axes) > 1 and axes[-1][0] == target.lanes
+        *outer, (extent, strides), (width, along) = axes if short else [*axes, (1, (0,) * len(spec.operands))]
         extents = [axis[0] for axis in outer]
         count = math.prod(extents)
         piece = loops.piece_size(extent, count, target.lanes, target.threads if parallel else 1)
@@ -57,22 +62,28 @@ class Elementwise:
                 at = loops.unravel(row, extents)
                 bases = [loops.ravel(at, [axis[1][operand] for axis in outer]) for operand in range(len(spec.operands))]
 
-                def run(begin: Any, length: int) -> None:
-                    def element(position: Any) -> None:
-                        place = begin + position
-                        loaded = [
-                            buffer[base + place * stride]
-                            for buffer, base, stride in zip(operands, bases, strides, strict=True)
-                        ]
-                        loops.store(results[0], row * extent + place, _value(spec, loaded))
+                def element(place: Any, lane: Any) -> None:
+                    loaded = [
+                        buffer[base + place * stride + lane * step]
+                        for buffer, base, stride, step in zip(operands, bases, strides, along, strict=True)
+                    ]
+                    loops.store(results[0], (row * extent + place) * width + lane, _value(spec, loaded))
 
-                    loops.vectors(length, target.lanes, element)
+                def run(begin: Any, length: int) -> None:
+                    if not short:
+                        loops.vectors(length, target.lanes, lambda position: element(begin + position, 0))
+                        return
+
+                    def vector(position: Any) -> None:
+                        loops.vectors(width, width, lambda lane: element(begin + position, lane))
+
+                    loops.repeat(length, vector)
 
                 loops.pieces(extent, piece, cut, run)
 
             loops.repeat(count * cuts, task, parallel)
 
-        return loops.prim_func([operand.type for operand in spec.operands], spec.results, body)
+        return loops.prim_func(operand_types(spec, params), result_types(spec, params), body)
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
         """Every element loaded once per operand and stored once."""
@@ -80,10 +91,20 @@ class Elementwise:
         return Work(spec.flops, spec.bytes, spec.bytes, moved)
 
 
-def merged_axes(spec: NodeSpec) -> list[Axis]:
-    """The result's axes without those of extent 1, neighbours merged where every operand allows."""
+def _broadcasts(spec: NodeSpec) -> bool:
+    """Whether some operand is neither as the result nor one number per channel."""
     shape = spec.results[0].shape
-    strides = [_strides(spec, index) for index in range(len(spec.operands))]
+    return any(_channel(spec, index) is None and o.type.shape != shape for index, o in enumerate(spec.operands))
+
+
+def merged_axes(spec: NodeSpec, block: int = PLAIN) -> list[Axis]:
+    """The result's axes without those of extent 1, neighbours merged where every operand allows.
+
+    Args:
+        block: the layout of the result, and of all operands but those of one number per channel.
+    """
+    shape = blocked_shape(spec.results[0].shape, block)
+    strides = [_strides(spec, index, block) for index in range(len(spec.operands))]
     axes: list[Axis] = []
     for position, extent in enumerate(shape):
         along = tuple(stride[position] for stride in strides)
@@ -96,20 +117,24 @@ def merged_axes(spec: NodeSpec) -> list[Axis]:
     return axes
 
 
-def _strides(spec: NodeSpec, index: int) -> list[int]:
-    """An operand's stride along each axis of the result."""
+def _channel(spec: NodeSpec, index: int) -> int | None:
+    """The result's axis along which an operand has one number per channel; None where it is another tensor."""
     rank = len(spec.results[0].shape)
-    shape = spec.operands[index].type.shape
     anchors = len(spec.anchor_operands)
-    channel: int | None = None
     if index >= anchors:
         kinds = [step.kind for step in spec.epilogue if step.operands]
-        if kinds[index - anchors] == "bias":
-            channel = 1 if rank == 4 else rank - 1
-    elif isinstance(spec.op, ChannelAffine) and index > 0:
-        channel = 1
+        return (1 if rank == 4 else rank - 1) if kinds[index - anchors] == "bias" else None
+    return 1 if isinstance(spec.op, ChannelAffine) and index > 0 else None
+
+
+def _strides(spec: NodeSpec, index: int, block: int) -> list[int]:
+    """An operand's stride along each axis of the result in its layout."""
+    rank = len(spec.results[0].shape)
+    shape, channel = spec.operands[index].type.shape, _channel(spec, index)
     if channel is not None:
-        return [int(axis == channel) for axis in range(rank)]
+        return [0, block, 0, 0, 1] if block else [int(axis == channel) for axis in range(rank)]
+    if block:
+        return loops.row_major(blocked_shape(shape, block))
     own = [stride if extent > 1 else 0 for stride, extent in zip(loops.row_major(shape), shape, strict=True)]
     return [0] * (rank - len(shape)) + own
 

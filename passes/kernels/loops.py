@@ -188,6 +188,26 @@ def after_epilogue(spec: NodeSpec, value: Any, buffers: Sequence[Any], offset: A
     return applied(spec, value, reads, (channel, channel))
 
 
+def finish_vector(spec: NodeSpec, value: Any, buffers: Sequence[Any], place: tuple[Any, Any, Any], lanes: int) -> None:
+    """Store a vector of an anchor's results, channels along it, after the spec's epilogue.
+
+    Args:
+        spec: whose epilogue is applied.
+        value: the vector.
+        buffers: flat buffers of the epilogue's operands, in the order of the steps, in the result's layout.
+        place: the result's flat buffer, the flat index of the first element, and its channel.
+        lanes: elements of the vector.
+    """
+    result, offset, channel = place
+    if not spec.epilogue:
+        store(result, run(offset, lanes), value)
+        return
+    held = local(lanes)
+    store(held, run(0, lanes), value)
+    with T.vectorized(0, lanes) as lane:
+        store(result, offset + lane, after_epilogue(spec, held[lane], buffers, offset + lane, channel + lane))
+
+
 def epilogue_buffers(spec: NodeSpec, operands: Sequence[Any]) -> Sequence[Any]:
     """The part of all operands that the epilogue consumes."""
     return operands[len(spec.anchor_operands) :]

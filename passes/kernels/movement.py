@@ -12,6 +12,7 @@ from tvm import tirx
 
 from joulec.passes.graph import Concat, NodeSpec, Split, Transpose
 from joulec.passes.kernels import loops
+from joulec.passes.kernels.blocks import fits, operand_types, packed, result_types, with_ends
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.squares import transposed
 from joulec.profiler.candidate import Work
@@ -30,8 +31,8 @@ class _Movement:
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
-        """Operands are read as they are."""
-        return np.ascontiguousarray(array).reshape(array.shape)
+        """Constants in the layout that is read."""
+        return packed(spec, params, index, array)
 
     def work(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Work:
         """Every element is loaded once and stored once."""
@@ -41,7 +42,7 @@ class _Movement:
 class Copies(_Movement):
     """Concat and split: runs of consecutive elements copied between one whole and its parts.
 
-    What a concat has in place is left alone.
+    What a concat has in place is left alone. Along channels, whole blocks are as consecutive as whole planes.
     """
 
     name = "copies"
@@ -50,7 +51,11 @@ class Copies(_Movement):
         """One thread or all."""
         if not isinstance(spec.op, Concat | Split) or spec.epilogue or spec.results[0].dtype not in _DTYPES:
             return ()
-        return [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        schedules: list[Params] = [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        types = [*(operand.type for operand in spec.operands), *spec.results]
+        if spec.op.axis == 1 and all(type.dtype == "float32" and fits(type, target) for type in types):
+            schedules.append(with_ends(schedules[0], target.lanes, target.lanes))
+        return schedules
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         """The PrimFunc."""
@@ -105,7 +110,7 @@ class Copies(_Movement):
             for count, run in ranges:
                 loops.repeat(count, run)
 
-        return loops.prim_func(sources, spec.results, body)
+        return loops.prim_func(operand_types(spec, params), result_types(spec, params), body)
 
 
 class Permute(_Movement):

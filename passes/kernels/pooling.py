@@ -4,45 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from tvm import te, tirx
+from tvm import tirx
 
 from joulec.passes.graph import AvgPool2d, MaxPool2d, NodeSpec
 from joulec.passes.kernels import loops
+from joulec.passes.kernels.blocks import ends, fits, packed, with_ends
 from joulec.passes.kernels.epilogue import can_apply
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.pool_windows import Row, combination, counts, is_global, runs, window_rows
+from joulec.passes.kernels.pooling_blocked import blocked_global_pool, blocked_pool
+from joulec.passes.layouts.layout import PLAIN
 from joulec.profiler.candidate import Work
 
 _MOST_STATEMENTS = 2048
 """Rows at the border are written out one by one; a pooling that needs more than this is left to TVM."""
-
-Combine = Callable[[Any, Any], Any]
 
 
 class _Pool:
     def pack(
         self, spec: NodeSpec, params: Params, target: CpuTarget, index: int, array: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
-        """Operands are read as they are."""
-        return np.ascontiguousarray(array).reshape(array.shape)
-
-
-def _is_global(spec: NodeSpec) -> bool:
-    """Whether the one window is the plane itself."""
-    op = spec.op
-    assert isinstance(op, MaxPool2d | AvgPool2d)
-    plane = spec.operands[0].type.shape[2:]
-    return op.kernel == plane and op.dilation == (1, 1) and not any(op.padding) and spec.results[0].shape[2:] == (1, 1)
-
-
-def _combine(spec: NodeSpec) -> tuple[Combine, float]:
-    """The function that unites elements, and its neutral element."""
-    return (te.max, -math.inf) if isinstance(spec.op, MaxPool2d) else (lambda a, b: a + b, 0.0)
+        """Constants in the layout of the result."""
+        return packed(spec, params, index, array)
 
 
 class GlobalPool(_Pool):
@@ -52,15 +38,19 @@ class GlobalPool(_Pool):
 
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
         """One thread or all."""
-        if not isinstance(spec.op, MaxPool2d | AvgPool2d) or not can_apply(spec) or not _is_global(spec):
+        if not isinstance(spec.op, MaxPool2d | AvgPool2d) or not can_apply(spec) or not is_global(spec):
             return ()
-        return [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        schedules: list[Params] = [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        blocked = [with_ends(schedules[0], target.lanes, PLAIN)] if fits(spec.operands[0].type, target) else []
+        return [*schedules, *blocked]
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
-        """The PrimFunc: one task per plane."""
+        """The PrimFunc: one task per plane, or per block of planes."""
+        if ends(params)[0]:
+            return blocked_global_pool(spec, params, target)
         batch, channels, *sides = spec.operands[0].type.shape
         plane = math.prod(sides)
-        combine, neutral = _combine(spec)
+        combine, neutral = combination(spec)
         width = target.lanes
         while width < 4 * target.lanes and plane >= 2 * width:
             width *= 2
@@ -93,12 +83,14 @@ class GlobalPool(_Pool):
         return Work(spec.flops, spec.bytes, spec.bytes, spec.bytes)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """An output row: which rows of its window lie inside the plane, and over how many it averages."""
-
-    inside: tuple[int, ...]
-    counted: int
+def _both(spec: NodeSpec, target: CpuTarget) -> bool:
+    """Whether data and result have a blocked form, whose borders are not too many statements."""
+    op = spec.op
+    assert isinstance(op, MaxPool2d | AvgPool2d)
+    columns = counts(spec.operands[0].type.shape[3], spec.results[0].shape[3], op, 1)
+    statements = len(runs(window_rows(spec))) * len(runs(columns)) * op.kernel[0] * op.kernel[1]
+    fitting = fits(spec.operands[0].type, target) and fits(spec.results[0], target)
+    return fitting and statements <= _MOST_STATEMENTS
 
 
 class Pool(_Pool):
@@ -113,15 +105,19 @@ class Pool(_Pool):
     def schedules(self, spec: NodeSpec, target: CpuTarget) -> Sequence[Params]:
         """One thread or all."""
         op = spec.op
-        if not isinstance(op, MaxPool2d | AvgPool2d) or not can_apply(spec) or _is_global(spec):
+        if not isinstance(op, MaxPool2d | AvgPool2d) or not can_apply(spec) or is_global(spec):
             return ()
-        border = sum(len(row.inside) + op.kernel[1] for row in _rows(spec) if len(row.inside) < op.kernel[0])
+        border = sum(len(row.inside) + op.kernel[1] for row in window_rows(spec) if len(row.inside) < op.kernel[0])
         if border + op.kernel[0] + op.kernel[1] > _MOST_STATEMENTS:
             return ()
-        return [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        schedules: list[Params] = [(("parallel", choice),) for choice in loops.spread(target, spec.bytes)]
+        blocked = [with_ends(schedules[0], target.lanes, target.lanes)] if _both(spec, target) else []
+        return [*schedules, *blocked]
 
     def build(self, spec: NodeSpec, params: Params, target: CpuTarget) -> Any:
         """The PrimFunc: one task per plane."""
+        if ends(params)[0]:
+            return blocked_pool(spec, params, target)
         planes = math.prod(spec.results[0].shape[:2])
 
         def body(operands: Sequence[Any], results: Sequence[Any]) -> None:
@@ -142,25 +138,6 @@ class Pool(_Pool):
         return Work(flops, spec.bytes, 4 * rows * width * min(op.kernel[0], op.strides[0]), registers)
 
 
-def _counts(size: int, length: int, op: MaxPool2d | AvgPool2d, axis: int) -> list[_Row]:
-    """For each output position along an axis: the window elements inside the data, and how many the mean counts."""
-    before, after = op.padding[axis], op.padding[axis + 2]
-    pads = isinstance(op, AvgPool2d) and op.count_include_pad
-    rows = []
-    for position in range(length):
-        places = [position * op.strides[axis] - before + i * op.dilation[axis] for i in range(op.kernel[axis])]
-        inside = tuple(i for i, place in enumerate(places) if 0 <= place < size)
-        counted = sum(-before <= place < size + after for place in places) if pads else len(inside)
-        rows.append(_Row(inside, counted))
-    return rows
-
-
-def _rows(spec: NodeSpec) -> list[_Row]:
-    op = spec.op
-    assert isinstance(op, MaxPool2d | AvgPool2d)
-    return _counts(spec.operands[0].type.shape[2], spec.results[0].shape[2], op, 0)
-
-
 class _Plane:
     """Emits one plane.
 
@@ -176,12 +153,12 @@ class _Plane:
         self.channels = spec.results[0].shape[1]
         self.height, self.width = spec.operands[0].type.shape[2:]
         self.out_h, self.out_w = spec.results[0].shape[2:]
-        self.combine, self.neutral = _combine(spec)
+        self.combine, self.neutral = combination(spec)
         needed = (self.out_w - 1) * op.strides[1] + op.dilation[1] * (op.kernel[1] - 1) + 1
         self.left = op.padding[1]
         self.used = min(self.width, needed - self.left)
         self.pitch = -(-(needed + 2 * lanes * op.strides[1]) // lanes) * lanes
-        self.columns = _counts(self.width, self.out_w, op, 1)
+        self.columns = counts(self.width, self.out_w, op, 1)
         self.block = 4 if self.width <= 4 * lanes else 2
 
     def emit(self) -> None:
@@ -189,24 +166,21 @@ class _Plane:
         self.lines = loops.local(self.block * self.pitch)
         self._clear_borders()
         self.scales = self._column_scales()
-        begin = 0
-        for row, run in groupby(_rows(self.spec)):
-            count = len(list(run))
+        for begin, count, row in runs(window_rows(self.spec)):
             full = len(row.inside) == self.op.kernel[0]
             self._run(begin, count, row) if full else self._border(begin, count, row)
-            begin += count
 
-    def _border(self, begin: int, count: int, row: _Row) -> None:
+    def _border(self, begin: int, count: int, row: Row) -> None:
         for index in range(count):
             self._block(begin + index, 1, row)
 
-    def _run(self, begin: int, count: int, row: _Row) -> None:
+    def _run(self, begin: int, count: int, row: Row) -> None:
         whole, rest = divmod(count, self.block)
         loops.repeat(whole, lambda index: self._block(begin + index * self.block, self.block, row))
         if rest:
             self._block(begin + whole * self.block, rest, row)
 
-    def _block(self, first: Any, count: int, row: _Row) -> None:
+    def _block(self, first: Any, count: int, row: Row) -> None:
         """``count`` output rows from ``first`` on, all of one kind."""
         for index in range(count):
             self._gather(first + index, index * self.pitch, row)
@@ -237,7 +211,7 @@ class _Plane:
                 loops.store(scales, place, loops.f32(1 / count if count else math.nan))
         return scales
 
-    def _gather(self, out_row: Any, line: int, row: _Row) -> None:
+    def _gather(self, out_row: Any, line: int, row: Row) -> None:
         """The rows of an output row's windows, combined, into a line."""
         top = out_row * self.op.strides[0] - self.op.padding[0]
         base = (self.plane * self.height + top) * self.width
@@ -251,7 +225,7 @@ class _Plane:
 
         loops.vectors(self.used, self.lanes, element)
 
-    def _scatter(self, out_row: Any, line: int, row: _Row) -> None:
+    def _scatter(self, out_row: Any, line: int, row: Row) -> None:
         """The columns of a line, combined, into an output row."""
         base = (self.plane * self.out_h + out_row) * self.out_w
 

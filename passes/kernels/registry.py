@@ -19,6 +19,7 @@ from joulec.passes.kernels.matmul import PackedMatmul
 from joulec.passes.kernels.movement import Copies, Permute
 from joulec.passes.kernels.normalisation import LocalResponseNormKernel, SoftmaxKernel
 from joulec.passes.kernels.pooling import GlobalPool, Pool
+from joulec.passes.kernels.relayout import RelayoutKernel
 
 AnyKernel = Kernel | CudaKernel
 
@@ -40,6 +41,7 @@ KERNELS: tuple[Kernel, ...] = (
     Permute(),
     SoftmaxKernel(),
     LocalResponseNormKernel(),
+    RelayoutKernel(),
 )
 """Every kernel for CPUs, the likelier before the more general."""
 

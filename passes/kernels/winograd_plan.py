@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from joulec.passes.graph import NodeSpec
+from joulec.passes.kernels.blocks import ends, with_ends
 from joulec.passes.kernels.conv_tir import Geometry, ceil_div, chosen
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.register_tile import product_tile
+from joulec.passes.layouts.layout import PLAIN
 
 TILES = {3: (4, 2), 5: (2,)}
 """Outputs of a tile by the kernel's side: those with tiles of at most six."""
@@ -27,6 +29,8 @@ class Plan:
         band: rows of tiles that are transformed together.
         rows: tiles of a register tile of the product.
         vectors: vectors of output channels of one.
+        reads: channels in a block of the input, 0 where it is row-major.
+        writes: the same of the output.
     """
 
     geometry: Geometry
@@ -36,25 +40,27 @@ class Plan:
     band: int
     rows: int
     vectors: int
+    reads: int = PLAIN
+    writes: int = PLAIN
 
     @staticmethod
     def of(spec: NodeSpec, params: Params, target: CpuTarget) -> Plan:
         parts = chosen(params)
         geometry = Geometry.required(spec)
-        return Plan(
-            geometry, target.lanes, parts["tile"], bool(parts["fused"]), parts["band"], parts["rows"], parts["vectors"]
-        )
+        tile = parts["rows"], parts["vectors"]
+        return Plan(geometry, target.lanes, parts["tile"], bool(parts["fused"]), parts["band"], *tile, *ends(params))
 
     @property
     def params(self) -> Params:
         """As the cost key has it."""
-        return (
+        parts = (
             ("tile", self.outputs),
             ("fused", int(self.fused)),
             ("band", self.band),
             ("rows", self.rows),
             ("vectors", self.vectors),
         )
+        return with_ends(parts, self.reads, self.writes)
 
     @property
     def tile(self) -> int:
@@ -113,8 +119,9 @@ class Plan:
 
     @property
     def flat(self) -> bool:
-        """Whether rows are shorter than a vector: planes are then transposed as one long row."""
-        return min(self.geometry.width, self.geometry.out_width) < self.lanes
+        """Whether row-major rows are shorter than a vector: planes are then transposed as one long row."""
+        short_in = self.reads == PLAIN and self.geometry.width < self.lanes
+        return short_in or (self.writes == PLAIN and self.geometry.out_width < self.lanes)
 
 
 def applies(geometry: Geometry, target: CpuTarget) -> bool:
@@ -125,9 +132,11 @@ def applies(geometry: Geometry, target: CpuTarget) -> bool:
     return square and plain and wide and planes and target.lanes > 1
 
 
-def plan_for(geometry: Geometry, target: CpuTarget, outputs: int, fused: int) -> Plan | None:
+def plan_for(
+    geometry: Geometry, target: CpuTarget, outputs: int, fused: int, reads: int = PLAIN, writes: int = PLAIN
+) -> Plan | None:
     """A schedule with bands and register tiles that fit; None where it cannot be worth measuring."""
-    whole = Plan(geometry, target.lanes, outputs, bool(fused), 1, 1, 1)
+    whole = Plan(geometry, target.lanes, outputs, bool(fused), 1, 1, 1, reads, writes)
     if min(geometry.out_height, geometry.out_width) <= outputs // 2:
         return None
     area = whole.tile**2
@@ -145,7 +154,7 @@ def plan_for(geometry: Geometry, target: CpuTarget, outputs: int, fused: int) ->
             return None
     tiles = band * whole.across if fused else geometry.batch * whole.tiles
     rows, vectors = product_tile(tiles, geometry.group_out, target)
-    return Plan(geometry, target.lanes, outputs, bool(fused), band, rows, vectors)
+    return replace(whole, band=band, rows=rows, vectors=vectors)
 
 
 def _band(whole: Plan, target: CpuTarget, weights: int) -> int:

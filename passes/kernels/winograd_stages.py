@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -122,6 +122,9 @@ class Stages:
         plan, geometry, lanes = self.plan, self.geometry, self.lanes
         n, g, i, first = at
         area = geometry.height * geometry.width
+        if plan.reads:
+            self._lines(first, planes, height, self._block(planes, n, g * plan.in_blocks + i))
+            return
 
         def channel(lane: int) -> Any:
             """A channel; beyond the last, where weights are zero, the last one again."""
@@ -130,17 +133,13 @@ class Stages:
             within = wanted if whole else tirx.min(wanted, geometry.group_in - 1)
             return (n * geometry.channels + g * geometry.group_in + within) * area
 
-        def zeros(begin: Any, count: int) -> None:
-            zero = loops.splat(loops.f32(0), lanes)
-            loops.repeat(count, lambda k: loops.store(planes, self.vector(begin + k), zero))
-
         bases = [loops.bind(channel(lane)) for lane in range(lanes)]
 
         def square(position: Any, keep: Any) -> None:
             transposed(lambda lane: self.data[loops.run(bases[lane] + position, lanes)], keep, lanes)
 
         if plan.flat:
-            zeros(0, height * plan.pitch)
+            self._zeros(planes, 0, height * plan.pitch)
 
             def chunk(q: Any) -> None:
                 begin = loops.bind(start(q, area, lanes))
@@ -154,27 +153,53 @@ class Stages:
             loops.repeat(ceil_div(area, lanes), chunk)
             return
 
-        def line(h: Any) -> None:
-            row = loops.bind(first * plan.outputs + h - geometry.top)
-            begin = loops.bind(h * plan.pitch)
-
+        def line(row: Any, begin: Any) -> None:
             def chunk(q: Any) -> None:
                 column = loops.bind(start(q, geometry.width, lanes))
                 square(
                     row * geometry.width + column,
-                    lambda k, value: loops.store(planes, self.vector(begin + geometry.left + column + k), value),
+                    lambda k, value: loops.store(planes, self.vector(begin + column + k), value),
                 )
 
+            loops.repeat(ceil_div(geometry.width, lanes), chunk)
+
+        self._lines(first, planes, height, line)
+
+    def _block(self, planes: Any, n: Any, block: Any) -> Callable[[Any, Any], None]:
+        """Copies rows of a block of channels."""
+        geometry = self.geometry
+        base = loops.bind((n * (geometry.channels // self.lanes) + block) * geometry.height)
+
+        def line(row: Any, begin: Any) -> None:
+            source = loops.bind((base + row) * geometry.width)
+            loops.repeat(
+                geometry.width,
+                lambda k: loops.store(planes, self.vector(begin + k), self.data[self.vector(source + k)]),
+            )
+
+        return line
+
+    def _lines(self, first: Any, planes: Any, height: int, line: Callable[[Any, Any], None]) -> None:
+        """Rows with zeros around them; ``line(row, begin)`` brings a row of the input to vector ``begin``."""
+        plan, geometry = self.plan, self.geometry
+
+        def padded(h: Any) -> None:
+            row = loops.bind(first * plan.outputs + h - geometry.top)
+            begin = loops.bind(h * plan.pitch)
             with T.If(tirx.all(row >= 0, row < geometry.height)):
                 with T.Then():
-                    zeros(begin, geometry.left)
-                    loops.repeat(ceil_div(geometry.width, lanes), chunk)
+                    self._zeros(planes, begin, geometry.left)
+                    line(row, loops.bind(begin + geometry.left))
                     used = geometry.left + geometry.width
-                    zeros(begin + used, plan.pitch - used)
+                    self._zeros(planes, begin + used, plan.pitch - used)
                 with T.Else():
-                    zeros(begin, plan.pitch)
+                    self._zeros(planes, begin, plan.pitch)
 
-        loops.repeat(height, line)
+        loops.repeat(height, padded)
+
+    def _zeros(self, planes: Any, begin: Any, count: int) -> None:
+        zero = loops.splat(loops.f32(0), self.lanes)
+        loops.repeat(count, lambda k: loops.store(planes, self.vector(begin + k), zero))
 
     def _multiply(self, g: Any, o: Any, a: Any, tiles: int, source: tuple[Any, Any], target: tuple[Any, Any]) -> None:
         """One panel: the tiles' element ``a`` of all channels of group g, times the weights of panel o."""
@@ -217,15 +242,33 @@ class Stages:
             tile(whole * plan.rows, rest)
 
     def _out(self, at: tuple[Any, Any, Any, Any], products: Any, place: Any) -> None:
-        """Transform the tiles of a band of one vector of output channels back, and store them by rows."""
-        plan, geometry, lanes = self.plan, self.geometry, self.lanes
-        n, g, o, first = at
-        width, outputs = geometry.out_width, plan.outputs
-        lines = loops.workspace(plan.band * outputs * width * lanes)
-        rows = plan.band * outputs
-        present = (
-            loops.bind(tirx.min(rows, geometry.out_height - first * outputs)) if geometry.out_height % outputs else rows
-        )
+        """Transform the tiles of a band of one vector of output channels back, and store them."""
+        geometry, outputs = self.geometry, self.plan.outputs
+        rows = self.plan.band * outputs
+        left = geometry.out_height - at[3] * outputs
+        present = loops.bind(tirx.min(rows, left)) if geometry.out_height % outputs else rows
+        if self.plan.writes:
+            self._out_blocked(at, products, place, present)
+            return
+        lines = loops.workspace(rows * geometry.out_width * self.lanes)
+        self._back(products, place, lambda row, column, value: self._keep(lines, row, column, value))
+        self._store_rows(at, lines, loops.bind(present * geometry.out_width))
+
+    def _keep(self, lines: Any, row: Any, column: Any, value: Any) -> None:
+        loops.store(lines, self.vector(row * self.geometry.out_width + column), value)
+
+    def _back(self, products: Any, place: Any, keep: Callable[[Any, Any, Any], None], present: Any = None) -> None:
+        """Transform a band's tiles back; ``keep(row, column, value)`` takes results within the columns.
+
+        Args:
+            present: rows of the band that the output has; None takes all.
+        """
+        plan, lanes, outputs = self.plan, self.lanes, self.plan.outputs
+        width, height = self.geometry.out_width, self.geometry.out_height
+
+        def within(index: int, extent: int) -> bool:
+            """Whether every tile has its result ``index`` along an axis inside the output."""
+            return index <= (extent - 1) % outputs
 
         def transform(p: Any) -> None:
             row, column = loops.bind(p // plan.across * outputs), loops.bind(p % plan.across * outputs)
@@ -239,17 +282,41 @@ class Stages:
             for i in range(outputs):
                 values = product(self.matrices.result, [columns[k][i] for k in range(plan.tile)], lanes)
                 for j, value in enumerate(values):
-                    where = self.vector((row + i) * width + column + j)
-                    if j < (width - 1) % outputs + 1:
-                        loops.store(lines, where, value)
+                    inside = [] if within(j, width) else [column + j < width]
+                    inside += [] if present is None or within(i, height) else [row + i < present]
+                    if not inside:
+                        keep(row + i, column + j, value)
                         continue
-                    with T.If(column + j < width), T.Then():
-                        loops.store(lines, where, value)
+                    with T.If(tirx.all(*inside)), T.Then():
+                        keep(row + i, column + j, value)
 
         loops.repeat(plan.band * plan.across, transform)
-        length = loops.bind(present * width)
+
+    def _out_blocked(self, at: tuple[Any, Any, Any, Any], products: Any, place: Any, present: Any) -> None:
+        """Results of one vector of channels go straight to their block."""
+        plan, geometry, lanes = self.plan, self.geometry, self.lanes
+        n, g, o, first = at
+        block = loops.bind(g * plan.written + o)
+        corner = loops.bind(
+            (n * (geometry.out_channels // lanes) + block) * geometry.positions
+            + first * (plan.outputs * geometry.out_width)
+        )
+
+        def keep(row: Any, column: Any, value: Any) -> None:
+            offset = loops.bind((corner + row * geometry.out_width + column) * lanes)
+            loops.finish_vector(self.spec, value, self.rest, (self.result, offset, block * lanes), lanes)
+
+        self._back(products, place, keep, present)
+
+    def _store_rows(self, at: tuple[Any, Any, Any, Any], lines: Any, length: Any) -> None:
+        """Turn a band's results of one vector of channels to planes."""
+        plan, geometry, lanes = self.plan, self.geometry, self.lanes
+        n, g, o, first = at
+        width = geometry.out_width
         channels = g * geometry.group_out + o * lanes
-        corner = loops.bind(((n * geometry.out_channels + channels) * geometry.out_height + first * outputs) * width)
+        corner = loops.bind(
+            ((n * geometry.out_channels + channels) * geometry.out_height + first * plan.outputs) * width
+        )
 
         def chunk(q: Any) -> None:
             begin = loops.bind(tirx.min(q * lanes, length - lanes))

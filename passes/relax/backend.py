@@ -10,12 +10,14 @@ from joulec.costdb.cost import CostKey, EnergySource
 from joulec.passes.backend import cost_key
 from joulec.passes.digest import source_digest
 from joulec.passes.graph import Activation, Concat, Conv2d, MatMul, NodeSpec, Opaque, Step
+from joulec.passes.kernels.blocks import ends, fits, without_ends
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.cuda.winograd import CudaWinograd
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.registry import AnyKernel, kernels_for
 from joulec.passes.kernels.workload import KernelPayload
+from joulec.passes.layouts.layout import PLAIN, Relayout, layout_name
 from joulec.passes.onnx.engines import engine_for, engine_version
 from joulec.passes.relax.agreement import ALGORITHM, Agreements
 from joulec.passes.relax.lowering import lowers
@@ -43,6 +45,28 @@ class KernelAlgorithm:
     lowered: Opaque | None = None
 
     @property
+    def reads(self) -> int:
+        """Layout of the anchor's four-dimensional run-time operands."""
+        return ends(self.params)[0]
+
+    @property
+    def writes(self) -> int:
+        """Layout of the results, and of what the epilogue adds."""
+        return ends(self.params)[1]
+
+    @property
+    def layouts(self) -> str:
+        """Both, as cost keys have them."""
+        if not self.reads and not self.writes:
+            return "row-major"
+        return f"{layout_name(self.reads)} -> {layout_name(self.writes)}"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """What else the schedule says."""
+        return tuple(f"{key}={value}" for key, value in without_ends(self.params))
+
+    @property
     def family(self) -> str:
         """The kernel's name."""
         if self.lowered is not None:
@@ -63,8 +87,9 @@ class KernelAlgorithm:
 
     @property
     def name(self) -> str:
-        """Family and parameters."""
-        shown = ",".join(f"{key}={value}" for key, value in self.params)
+        """Family, layouts where they are not row-major, and parameters."""
+        blocks = (self.layouts.replace(" ", ""),) if self.reads or self.writes else ()
+        shown = ",".join((*blocks, *self.parameters))
         return f"{self.family}({shown})" if shown else self.family
 
     def work(self, spec: NodeSpec) -> Work:
@@ -126,6 +151,14 @@ class RelaxBackEnd:
             return False
         return any(one.kernel is not None for one in self.algorithms(spec))
 
+    def view_layouts(self, spec: NodeSpec) -> tuple[int, ...]:
+        """The layouts in which a view can stand: row-major, and a concat along channels also in whole blocks."""
+        if not isinstance(spec.op, Concat) or spec.op.axis != 1 or not isinstance(self.target, CpuTarget):
+            return (PLAIN,)
+        types = [operand.type for operand in spec.operands]
+        blocked = all(type.dtype == "float32" and fits(type, self.target) for type in types)
+        return (PLAIN, self.target.lanes) if blocked else (PLAIN,)
+
     def algorithms(self, spec: NodeSpec) -> Sequence[KernelAlgorithm]:
         """Our kernels with their schedules, then what TVM itself would do."""
         if spec not in self._algorithms:
@@ -142,6 +175,8 @@ class RelaxBackEnd:
         ]
         if isinstance(spec.op, Concat) and spec.op.in_place:
             return own  # what TVM would do copies all operands
+        if isinstance(spec.op, Relayout):
+            return own
         return [*own, KernelAlgorithm(None, (), self.target, self.roofline)]
 
     def _outside(self, op: Opaque) -> list[KernelAlgorithm]:
@@ -165,9 +200,9 @@ class RelaxBackEnd:
         """The complete key of the cost database."""
         return cost_key(
             spec,
-            layouts="row-major",
+            layouts=algorithm.layouts,
             algorithm=algorithm.family,
-            parameters=",".join(f"{key}={value}" for key, value in algorithm.params),
+            parameters=",".join(algorithm.parameters),
             digest=algorithm.digest,
             device=self.device,
             compiler=f"{self.compiler} {self.target.target}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,13 +29,16 @@ from joulec.passes.graph import (
 )
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.offsets import at_offsets
+from joulec.passes.kernels.registry import kernels_for
+from joulec.passes.layouts.layout import PLAIN, layout_read, relayout_spec
 from joulec.passes.onnx.engines import engine_for, external_key
 from joulec.passes.relax.backend import KernelAlgorithm
 from joulec.passes.relax.emit import emit_reference
 from joulec.passes.relax.forks import Fork, Unit, units
 from joulec.passes.relax.lowering import empty
-from joulec.passes.relax.tensors import Tensors, relax_type
+from joulec.passes.relax.tensors import Tensors, relax_type, unique_names
 from joulec.passes.search.choices import Choice
+from joulec.profiler.roofline import Roofline
 
 EXTERNAL_CALL = "joulec.onnx"
 _Array = npt.NDArray[Any]
@@ -99,6 +102,7 @@ class Exporter:
     _packed: dict[tuple[int, str, int], str] = field(default_factory=dict)
     _externals: dict[str, bytes] = field(default_factory=dict)
     _algorithms: dict[Node, KernelAlgorithm | None] = field(default_factory=dict)
+    _layouts: dict[Value, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._builder = relax.BlockBuilder(self.base)
@@ -119,9 +123,14 @@ class Exporter:
             always_tuple: return a tuple even of a single output.
             attributes: of the function; those with which TVM takes weights after the inputs when omitted.
         """
-        names = _unique(value.name or "input" for value in graph.inputs)
+        names = unique_names(value.name or "input" for value in graph.inputs)
         inputs = {v: relax.Var(n, relax_type(v.type)) for v, n in zip(graph.inputs, names, strict=True)}
         self._algorithms = {node: _algorithm(assignment[node]) for node in graph.nodes}
+        self._layouts = {
+            node.outputs[0]: int(getattr(assignment[node].algorithm, "writes", PLAIN))
+            for node in graph.nodes
+            if isinstance(node.op, Concat) and node.op.in_place
+        }
         digests = dict.fromkeys(digest for node in graph.nodes for digest in self._constants(node).values())
         weights = {digest: self._weight(digest) for digest in digests}
         attributes = {"num_input": len(inputs)} if attributes is None else dict(attributes)
@@ -139,7 +148,7 @@ class Exporter:
         }
         parameters = [*body.inputs.values(), *([] if self.embed else body.weights.values())]
         with self._builder.function(name, parameters, attrs=dict(attributes), pure=body.pure):
-            tensors = Tensors(self._builder, body.own_parts, body.inputs)
+            tensors = Tensors(self._builder, body.own_parts, self._layouts, body.inputs, self._converter)
             begin = 0
             for index in sides:
                 self._emit_nodes(body, tensors, begin, index)
@@ -268,13 +277,15 @@ class Exporter:
         inside = []
         for index, operand in enumerate(node.operands):
             if isinstance(operand, Value):
-                arguments += tensors.argument(operand)
-                inside += [index] if tensors.lies_inside(operand) else []
+                layout = layout_read(node.spec, index, algorithm.reads, algorithm.writes)
+                arguments += tensors.argument(operand, layout)
+                inside += [index] if tensors.lies_inside(operand, layout) else []
             else:
                 arguments.append(constants[index])
-        if tensors.is_shared(node.outputs[0]):
+        if tensors.is_shared(node.outputs[0], algorithm.writes):
             inside.append(len(node.operands))
-        tensors.compute(node.outputs, self._kernel(node.spec, algorithm, tuple(inside)), arguments)
+        kernel = self._kernel(node.spec, algorithm, tuple(inside))
+        tensors.compute(node.outputs, kernel, arguments, algorithm.writes)
 
     def _without_kernel(self, node: Node, algorithm: KernelAlgorithm | None, operands: list[Any]) -> list[Any]:
         """The results of a node that no kernel of ours computes."""
@@ -291,6 +302,13 @@ class Exporter:
             if not node.op.pure:  # what differs from call to call has no price, and so no algorithm
                 return self._external(node.op, engine_for(node.op), operands, results)
         return emit_reference(self._builder, node.spec, operands)
+
+    def _converter(self, type: TensorType, source: int, layout: int, inside: tuple[int, ...]) -> Any:
+        """The kernel of a conversion: the algorithm that its price is of."""
+        spec = relayout_spec(type, source, layout)
+        target = next(one.target for one in self._algorithms.values() if one is not None)
+        kernel, params = kernels_for(spec, target)[0]
+        return self._kernel(spec, KernelAlgorithm(kernel, params, target, Roofline(1.0, 1.0)), inside)
 
     def _kernel(self, spec: NodeSpec, algorithm: KernelAlgorithm, inside: tuple[int, ...]) -> Any:
         """The kernel that takes some of its parameters at offsets inside larger tensors."""
@@ -366,18 +384,4 @@ def _compiling_for(algorithm: KernelAlgorithm | None) -> AbstractContextManager[
     if algorithm is None or not isinstance(algorithm.target, CudaTarget):
         return nullcontext()
     found: AbstractContextManager[object] = tvm.target.Target(algorithm.target.options)
-    return found
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    """Names that Relax accepts, made distinct."""
-    found: list[str] = []
-    for name in names:
-        base = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "input"
-        base = base if not base[0].isdigit() else f"_{base}"
-        candidate, count = base, 1
-        while candidate in found:
-            count += 1
-            candidate = f"{base}_{count}"
-        found.append(candidate)
     return found

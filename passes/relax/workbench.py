@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
-from joulec.passes import workbench
 from joulec.passes.canonical import canonicalise, place
 from joulec.passes.graph import Graph
+from joulec.passes.layouts.workbench import LayoutWorkbench
 from joulec.passes.relax.agreement import Agreements
 from joulec.passes.relax.backend import RelaxBackEnd
 from joulec.passes.workbench import Setup
@@ -16,7 +16,7 @@ from joulec.passes.workbench import Setup
 __all__ = ["Setup", "Workbench"]
 
 
-class Workbench(workbench.Workbench):
+class Workbench(LayoutWorkbench):
     """Opened resources of a search on Relax modules."""
 
     compiles_for_gpus = True

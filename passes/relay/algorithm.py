@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from joulec.passes.graph import (
     TensorType,
 )
 from joulec.passes.kernels.kernel import CpuTarget
-from joulec.passes.relay.relayout import PLAIN, Relayout, block_of, blocked_shape, layout_name, pack_kernel
+from joulec.passes.layouts.layout import PLAIN, Relayout, block_of, blocked_shape, layout_name
 from joulec.profiler.candidate import Work
 from joulec.profiler.roofline import Roofline
 
@@ -257,6 +258,13 @@ def flat_shape(spec: NodeSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _is_kernel(spec: NodeSpec, index: int) -> bool:
     return isinstance(spec.op, Conv2d) and index == 1
+
+
+def pack_kernel(array: npt.NDArray[Any], inner: int, outer: int) -> npt.NDArray[Any]:
+    """A kernel [O, I, kH, kW] as OIHW{inner}i{outer}o."""
+    out, into, height, width = array.shape
+    split = array.reshape(out // outer, outer, into // inner, inner, height, width)
+    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
 def _kernel_shape(shape: tuple[int, ...], algorithm: RelayAlgorithm) -> tuple[int, ...]:

@@ -22,8 +22,8 @@ from joulec.passes.graph import (
     Step,
 )
 from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.layouts.layout import layout_name
 from joulec.passes.relay.algorithm import RelayAlgorithm, algorithms_of
-from joulec.passes.relay.relayout import layout_name
 from joulec.passes.relay.tuned import TuningRecords
 from joulec.passes.relay.workload import RelayPayload
 from joulec.profiler.candidate import Candidate

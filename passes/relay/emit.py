@@ -32,8 +32,8 @@ from joulec.passes.graph import (
     TensorType,
     Transpose,
 )
+from joulec.passes.layouts.layout import Relayout, blocked_shape, layout_name, same_memory
 from joulec.passes.relay.algorithm import DEPTHWISE_BLOCKED, RelayAlgorithm, flat_shape, is_batched, types_read
-from joulec.passes.relay.relayout import Relayout, blocked_shape, layout_name, same_memory
 
 Exprs = list[Any]
 

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import tvm
 from tvm import relay
 
-from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, OperandSpec, Reshape, TensorType, Value, Weight
+from joulec.passes.graph import Graph, Node, NodeSpec, Opaque, Reshape, TensorType, Value, Weight
 from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.layouts.layout import PLAIN, blocked_shape, layout_read, relayout_spec
+from joulec.passes.layouts.values import LaidOut
 from joulec.passes.relay.algorithm import DEFAULT, RelayAlgorithm, kernel_name
 from joulec.passes.relay.emit import emit
 from joulec.passes.relay.external import external_function
 from joulec.passes.relay.lower import kernel_function
-from joulec.passes.relay.relayout import PLAIN, Relayout, blocked_shape, same_memory
 from joulec.passes.search.choices import Choice
 from joulec.profiler.roofline import Roofline
 from joulec.words import plain_word
@@ -161,14 +162,15 @@ class _Body:
     constants: dict[str, Any] = field(default_factory=dict)
     functions: dict[Any, Any] = field(default_factory=dict)
     kernels: list[str] = field(default_factory=list)
-    known: dict[tuple[Value, int], Any] = field(default_factory=dict)
-    home: dict[Value, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values = LaidOut(relay.reshape, self._convert)
 
     def run(self, graph: Graph, assignment: Mapping[Node, Choice]) -> list[Any]:
         for value in graph.inputs:
             made = relay.var(plain_word(value.name), shape=value.type.shape, dtype=value.type.dtype)
             self.inputs[value] = self.given.get(value.name, made)
-            self._keep(value, PLAIN, self.inputs[value])
+            self.values.keep(value, PLAIN, self.inputs[value])
         for node in graph.nodes:
             algorithm = self._algorithm(assignment[node])
             operands = [self._operand(node, algorithm, index) for index in range(len(node.operands))]
@@ -177,12 +179,8 @@ class _Body:
                 value = node.outputs[index]
                 shape = blocked_shape(value.type.shape, writes)
                 own = shape == algorithm.result_shape(node.spec, index)
-                self._keep(value, writes, found if own else relay.reshape(found, shape))
-        return [self._read(value, PLAIN) for value in graph.outputs]
-
-    def _keep(self, value: Value, layout: int, found: Any) -> None:
-        self.known[value, layout] = found
-        self.home.setdefault(value, layout)
+                self.values.keep(value, writes, found if own else relay.reshape(found, shape))
+        return [self.values.read(value, PLAIN) for value in graph.outputs]
 
     def _algorithm(self, choice: Choice) -> RelayAlgorithm:
         if isinstance(choice.algorithm, RelayAlgorithm):
@@ -193,9 +191,8 @@ class _Body:
         operand = node.operands[index]
         if isinstance(operand, Weight):
             return self._weight(self.exporter.weight(node, algorithm, index, operand))
-        own = index < len(node.anchor_operands)
-        layout = (algorithm.reads if own else algorithm.writes) if len(operand.type.shape) == 4 else PLAIN
-        found = self._read(operand, layout)
+        layout = layout_read(node.spec, index, algorithm.reads, algorithm.writes)
+        found = self.values.read(operand, layout)
         shape = algorithm.operand_shape(node.spec, index)
         return found if shape == blocked_shape(operand.type.shape, layout) else relay.reshape(found, shape)
 
@@ -209,18 +206,10 @@ class _Body:
             self.weights[digest] = relay.var(f"w_{digest}", shape=array.shape, dtype=str(array.dtype))
         return self.weights[digest]
 
-    def _read(self, value: Value, layout: int) -> Any:
-        if (value, layout) not in self.known:
-            source = self.home[value]
-            data = self.known[value, source]
-            shape = value.type.shape
-            if same_memory(shape, source, layout):
-                self.known[value, layout] = relay.reshape(data, blocked_shape(shape, layout))
-            else:
-                spec = NodeSpec(Relayout(source, layout), (OperandSpec(value.type, False),), (), (value.type,))
-                algorithm = RelayAlgorithm(DEFAULT, (), source, layout, self.exporter.target, Roofline(1.0, 1.0))
-                (self.known[value, layout],) = self._call(spec, algorithm, [data])
-        return self.known[value, layout]
+    def _convert(self, type: TensorType, source: int, layout: int, data: Any) -> Any:
+        algorithm = RelayAlgorithm(DEFAULT, (), source, layout, self.exporter.target, Roofline(1.0, 1.0))
+        (found,) = self._call(relayout_spec(type, source, layout), algorithm, [data])
+        return found
 
     def _emit(self, node: Node, algorithm: RelayAlgorithm, operands: list[Any]) -> list[Any]:
         op = node.op

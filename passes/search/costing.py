@@ -46,10 +46,18 @@ class Measure(Protocol):
 
 
 @dataclass(frozen=True)
-class _Unpriced:
-    """What costs nothing (views) or cannot be measured (effects: they would be had a thousand times over)."""
+class Unpriced:
+    """What costs nothing (views) or cannot be measured (effects: they would be had a thousand times over).
+
+    Attributes:
+        name: ``view`` or ``effect``.
+        reads: layout of the operands, where the back end knows of any; 0 is row-major.
+        writes: layout of the results.
+    """
 
     name: str
+    reads: int = 0
+    writes: int = 0
 
     def work(self, spec: NodeSpec) -> Work:
         return Work(0.0, 0.0)
@@ -58,10 +66,10 @@ class _Unpriced:
         return 0.0
 
 
-_VIEW, _EFFECT = _Unpriced("view"), _Unpriced("effect")
+_VIEW, _EFFECT = Unpriced("view"), Unpriced("effect")
 
 
-def _unpriced(spec: NodeSpec) -> _Unpriced | None:
+def _unpriced(spec: NodeSpec) -> Unpriced | None:
     """Its only algorithm where a spec has no price. An effect stands in every graph alike, so it decides nothing."""
     if spec.op.is_view:
         return _VIEW

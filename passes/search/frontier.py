@@ -18,7 +18,7 @@ import numpy.typing as npt
 from joulec.passes.graph import Graph, Node
 from joulec.passes.rules import Rule
 from joulec.passes.search.choices import CostingError, CostSource
-from joulec.passes.search.edges import EdgeCosts, edge_tables
+from joulec.passes.search.edges import edge_tables
 from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.lines import LinedState, LineSearch, winners
 from joulec.passes.search.objective import weighted
@@ -79,7 +79,10 @@ class FrontierSearch:
         else:
             met = self._search(graph, lines)
             won = list({state.key: state for state in winners(met)}.values())
-        if isinstance(self.costs, EdgeCosts) or bounds.max_power_w is not None:
+        linked = bool(edge_tables(graph, [self.costs.options(node.spec) for node in graph.nodes], self.costs))
+        if linked:  # lines know nothing of edges
+            won = list({state.key: state for state in (*won, met[0])}.values())
+        if linked or bounds.max_power_w is not None:
             return undominated([plan for state in won for plan in self._under_weights(state, origin, bounds)])
         settled = _Settled(lines)
         for state in won:
@@ -144,6 +147,7 @@ class FrontierSearch:
     def _under_weights(self, state: LinedState, origin: Totals, bounds: Bounds) -> Iterator[Plan]:
         """The best assignments of one graph under each weight that keep the bounds."""
         graph = state.built()
+        self.costs.prepare({node.spec for node in graph.nodes})
         options = [self.costs.options(node.spec) for node in graph.nodes]
         figures, edges = GraphFigures.of(graph), edge_tables(graph, options, self.costs)
         for weight in WEIGHTS:

@@ -17,13 +17,9 @@ import numpy.typing as npt
 from joulec.passes.graph import Graph
 from joulec.passes.rules import Rule
 from joulec.passes.search.choices import CostSource, Options
-from joulec.passes.search.edges import EdgeCosts, edge_tables
 from joulec.passes.search.expansion import Expander, State
-from joulec.passes.search.inner import InnerSearch
 from joulec.passes.search.moves import MoveFinder
-from joulec.passes.search.objective import linear_objective
 from joulec.passes.search.results import SearchOptions, SearchStatistics
-from joulec.passes.search.totals import GraphFigures, Totals
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -45,7 +41,7 @@ class LineSearch:
 
     Attributes:
         rules: the substitutions.
-        costs: where costs come from; time and energy of every choice are known.
+        costs: where costs come from; time and energy of every choice are known. What edges cost is left out.
         lines: per line, what a second and what a joule count, of shape [lines, 2].
         options: how far to search; algorithms are assigned exactly.
         tidy: canonicalises a rewritten graph.
@@ -104,8 +100,6 @@ class LineSearch:
 
     def _after(self, state: LinedState, removed: Sequence[Options], added: Sequence[Options]) -> Floats:
         """The values of a graph from its parent's, which it was given."""
-        if isinstance(self.costs, EdgeCosts):
-            return self._whole(state.built())
         values = state.values.copy()
         for of in removed:
             values -= self._least(of)
@@ -114,12 +108,7 @@ class LineSearch:
         return values
 
     def _whole(self, graph: Graph) -> Floats:
-        options = [self.costs.options(node.spec) for node in graph.nodes]
-        if not isinstance(self.costs, EdgeCosts):
-            return np.asarray(sum(self._least(of) for of in options))
-        figures, edges = GraphFigures.of(graph), edge_tables(graph, options, self.costs)
-        inner = [InnerSearch(linear_objective((a, b)), Totals(1.0, 1.0)) for a, b in self.lines.tolist()]
-        return np.array([one.solve(options, figures, edges).value for one in inner])
+        return np.asarray(sum(self._least(self.costs.options(node.spec)) for node in graph.nodes))
 
     def _least(self, of: Options) -> Floats:
         """The least cost of one node under each line."""

@@ -12,7 +12,7 @@ from joulec.passes.rules import Rule
 from joulec.passes.search.agenda import Agenda
 from joulec.passes.search.assignment import Picks, Problem
 from joulec.passes.search.choices import CostingError, CostSource, Options
-from joulec.passes.search.edges import EdgeCosts, EdgeTable, edge_tables
+from joulec.passes.search.edges import EdgeTable, edge_tables
 from joulec.passes.search.expansion import Expander, State
 from joulec.passes.search.inner import Assignment, InnerSearch
 from joulec.passes.search.moves import Move, MoveFinder
@@ -101,14 +101,14 @@ class OuterSearch:
             self.objective, origin, self.options.inner, self.options.distance, self.options.bound_method
         )
         small = math.prod(min(len(of), _SMALL) for of in options) <= _SMALL
-        linked = isinstance(self.costs, EdgeCosts)
+        self._linked = bool(edges)
         self._pricer = None
-        if not linked:
+        if not (self._linked and small):
             self._pricer = make_pricer(
                 self.objective, origin, self.options.inner, self.options.bound_method, exactly=small
             )
         start = PricedState(graph.key, graph=graph, price=self._whole_price(graph))
-        state, assignment = self._winner(self._explore(start, began))
+        state, assignment = self._winner(start, self._explore(start, began))
         self.statistics.seconds = self.clock() - began
         return SearchResult(
             self._plan(start, fastest), self._plan(state, assignment), self.statistics, assignment.excess == 0.0
@@ -216,8 +216,13 @@ class OuterSearch:
 
     @property
     def _bounding(self) -> bool:
-        """Whether prices are lower bounds that the best assignment may lie above."""
-        return self._pricer is not None and self._pricer.bounding and not self._pricer.exact
+        """Whether prices are lower bounds that the best assignment may lie above.
+
+        Prices know nothing of edges, whose costs only add to them; that is a bound where more never costs less.
+        """
+        if self._pricer is None or not self._pricer.bounding:
+            return False
+        return self.objective.monotone if self._linked else not self._pricer.exact
 
     def _hopeful(self, finalists: Sequence[PricedState]) -> list[PricedState]:
         """The graphs that may still win, once the one of the least price is solved."""
@@ -227,19 +232,23 @@ class OuterSearch:
         reached = self._solve(ordered[0].built()).rank
         return [ordered[0], *(state for state in ordered[1 : _CROWD // 2] if state.price.rank < reached)]
 
-    def _winner(self, finalists: Sequence[PricedState]) -> tuple[PricedState, Assignment]:
+    def _winner(self, start: PricedState, finalists: Sequence[PricedState]) -> tuple[PricedState, Assignment]:
         """The best of the finalists, each under the assignment that the inner search finds for it.
 
-        Where prices are lower bounds, all are solved that may still win, in the order of their prices.
+        Where prices are lower bounds, all are solved that may still win, in the order of their prices. Where edges
+        cost something, the original is solved in any case.
         """
         best = finalists[0], self._solve(finalists[0].built())
-        if self._pricer is None or self._pricer.exact:
+        if self._pricer is None or (self._pricer.exact and not self._linked):
             return best
+        if self._linked and finalists[0] is not start:
+            original = self._solve(start.built())
+            best = (start, original) if original.rank <= best[1].rank else best
         for state in finalists[1 : _SOLVED if self._bounding else _FINALISTS]:
             if self._bounding and not state.price.rank < best[1].rank:
                 break
             graph = state.built()
-            if best[1].excess > 0.0 or not self._bounding:
+            if best[1].excess > 0.0 or not self._bounding or self._linked:
                 found: Assignment | None = self._solve(graph)
             else:
                 found = self._inner.improve(self._options(graph.nodes), GraphFigures.of(graph), best[1].value)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from joulec.passes.graph import Conv2d, Node, TensorType, Weight
 from joulec.passes.graph.operators import ACTIVATIONS
+from joulec.passes.layouts.layout import PLAIN, blocked_shape, from_layout
 from joulec.passes.verification import VerificationError
 from joulec.report import plan_assignment
 from joulec.runtime.model import Model
@@ -95,8 +96,9 @@ def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> fl
 
 
 def _shaped(array: _Array, type: TensorType) -> _Array:
-    """A tensor; of one that lies inside another the array runs on beyond its end."""
-    return array.reshape(-1)[: type.size].reshape(type.shape)
+    """A tensor, blocked or not, as row-major; of one that lies inside another the array runs on beyond its end."""
+    block = array.shape[-1] if array.ndim == 5 else PLAIN
+    return from_layout(array.reshape(-1)[: type.size].reshape(blocked_shape(type.shape, block)), block)
 
 
 def _window(image: _Array, op: Conv2d, y: int, x: int, kernel_h: int, kernel_w: int) -> _Array:

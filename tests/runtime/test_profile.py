@@ -68,3 +68,22 @@ def test_calls_of_another_engine_find_their_operators_in_order(clock):
     plan = (assigned("a", "opaque.Loop", "onnxruntime"), assigned("b", "opaque.If", "onnx.reference"))
     steps = record(clock, [[("joulec.onnx", 1.0), ("joulec.onnx", 2.0)]]).steps(plan)
     assert [step.assigned and step.assigned.node for step in steps] == ["a", "b"]
+
+
+def test_conversions_between_layouts_belong_to_no_operator(clock):
+    plan = (
+        assigned("a", "conv2d", "winograd(NCHW16c->NCHW16c,tile=4)"),
+        assigned("b", "opaque.Slice", "tvm"),
+        assigned("c", "add", "elementwise"),
+    )
+    names = [
+        "relayout_relayout",
+        "conv2d_winograd",
+        "relayout_relayout1",
+        "slice",
+        "relayout_relayout",
+        "add_elementwise",
+    ]
+    steps = record(clock, [[(name, 1.0) for name in names]]).steps(plan)
+    assert [step.assigned and step.assigned.node for step in steps] == [None, "a", None, "b", None, "c"]
+    assert [step.algorithm for step in steps if step.assigned is None] == ["relayout"] * 3

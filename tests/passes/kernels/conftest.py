@@ -12,8 +12,11 @@ import tvm
 
 from joulec.passes.graph import Node, Operator, Step, TensorType, Value, Weight, literal
 from joulec.passes.graph.evaluate import evaluate_node
+from joulec.passes.kernels.blocks import ends, result_types
 from joulec.passes.kernels.kernel import CpuTarget, Kernel
+from joulec.passes.kernels.pipeline import PIPELINE
 from joulec.passes.kernels.target import cpu_target
+from joulec.passes.layouts.layout import from_layout, layout_read, to_layout
 
 GUARD = 64
 """Elements before and after each tensor: NaN around operands, a mark around results."""
@@ -68,17 +71,22 @@ def check(host: CpuTarget) -> Check:
         schedules = kernel.schedules(node.spec, target)
         for params in schedules:
             function = kernel.build(node.spec, params, target)
+            reads, writes = ends(params)
             packed = [
-                kernel.pack(node.spec, params, target, index, array) if isinstance(operand, Weight) else array
+                kernel.pack(node.spec, params, target, index, array)
+                if isinstance(operand, Weight)
+                else _laid_out(array, layout_read(node.spec, index, reads, writes))
                 for index, (operand, array) in enumerate(zip(node.operands, arrays, strict=True))
             ]
             operands = [_guarded(array, np.nan if array.dtype.kind == "f" else MARK) for array in packed]
-            results = [_guarded(np.zeros(type.shape, type.dtype), MARK) for type in node.spec.results]
+            types = result_types(node.spec, params)
+            results = [_guarded(np.zeros(type.shape, type.dtype), MARK) for type in types]
             tensors = [tvm.runtime.from_dlpack(array) for _, array in (*operands, *results)]
             _compiled(function, target)(*tensors)
             for (block, result), value in zip(results, expected, strict=True):
                 scale = max(1.0, float(np.abs(value).max(initial=0)))
-                np.testing.assert_allclose(result, value, rtol=0, atol=tolerance * scale, err_msg=f"{params}")
+                found = from_layout(result, writes) if result.ndim == 5 else result
+                np.testing.assert_allclose(found, value, rtol=0, atol=tolerance * scale, err_msg=f"{params}")
                 assert (block[:GUARD] == MARK).all(), params
                 assert (block[GUARD + result.size :] == MARK).all(), params
             work = kernel.work(node.spec, params, target)
@@ -97,7 +105,11 @@ def compiled() -> Callable[[Any, CpuTarget], Any]:
 
 def _compiled(function: Any, target: CpuTarget) -> Any:
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=tvm.target.Target(json.loads(target.target)))["main"]
+    return tvm.compile(module, target=tvm.target.Target(json.loads(target.target)), tir_pipeline=PIPELINE)["main"]
+
+
+def _laid_out(array: Any, layout: int) -> Any:
+    return to_layout(array, layout) if array.ndim == 4 else array
 
 
 def _wide(array: Any) -> Any:

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from joulec.passes.graph import Conv2d, MatMul, Node, Step, TensorType, Value, Weight, literal
 from joulec.passes.graph.evaluate import evaluate_node
+from joulec.passes.kernels.blocks import ends
 from joulec.passes.kernels.conv_direct import DirectConv
 from joulec.passes.kernels.conv_gemm import GemmConv, Im2colConv
 from joulec.passes.kernels.conv_plane import DepthwiseConv, GroupedConv, PlaneConv
 from joulec.passes.kernels.conv_pointwise import PointwiseConv
 from joulec.passes.kernels.kernel import CpuTarget
+from joulec.passes.kernels.pipeline import PIPELINE
+from joulec.passes.layouts.layout import blocked_shape, from_layout, layout_read, to_layout
 
 tvm = pytest.importorskip("tvm")
 tvm_ffi = pytest.importorskip("tvm_ffi")
@@ -52,7 +55,7 @@ def conv(shape, kernel, steps=(), **attributes):
 
 def compiled(func, target):
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=tvm.target.Target(json.loads(target.target)))
+    return tvm.compile(module, target=tvm.target.Target(json.loads(target.target)), tir_pipeline=PIPELINE)
 
 
 def check(kernel, node, params, target):
@@ -63,14 +66,17 @@ def check(kernel, node, params, target):
         for operand in node.operands
     ]
     expected = evaluate_node(node, [array.astype(np.float64) for array in arrays])[0]
+    reads, writes = ends(params)
     given_arrays = [
-        kernel.pack(node.spec, params, target, index, array) if isinstance(operand, Weight) else array
+        kernel.pack(node.spec, params, target, index, array)
+        if isinstance(operand, Weight)
+        else np.ascontiguousarray(to_layout(array, layout_read(node.spec, index, reads, writes)))
         for index, (operand, array) in enumerate(zip(node.operands, arrays, strict=True))
     ]
-    out = tvm.runtime.tensor(np.full(expected.shape, np.nan, np.float32))
+    out = tvm.runtime.tensor(np.full(blocked_shape(expected.shape, writes), np.nan, np.float32))
     compiled(kernel.build(node.spec, params, target), target)["main"](*map(tvm.runtime.tensor, given_arrays), out)
     magnitude = max(1.0, float(np.abs(expected).max()))
-    np.testing.assert_allclose(out.numpy(), expected, rtol=0, atol=2e-6 * magnitude)
+    np.testing.assert_allclose(from_layout(out.numpy(), writes), expected, rtol=0, atol=2e-6 * magnitude)
 
 
 def runs_here(target):

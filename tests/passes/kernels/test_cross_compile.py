@@ -21,8 +21,10 @@ from joulec.passes.graph import (
     Step,
     Transpose,
 )
+from joulec.passes.kernels.pipeline import PIPELINE
 from joulec.passes.kernels.registry import KERNELS, kernel_named
 from joulec.passes.kernels.target import cpu_target
+from joulec.passes.layouts.layout import Relayout
 
 EM_X86_64, EM_AARCH64 = 62, 183
 AVX512 = "llvm -mtriple=x86_64-linux-gnu -mcpu=skylake-avx512 -mattr=-prefer-256-bit"
@@ -55,20 +57,22 @@ TEMPLATES = {
     "im2col_conv": (Conv2d((2, 2), (1, 1, 1, 1)), *_CONV),
     "packed_matmul": (MatMul(), [(6, 64), (64, 50), (50,)], _CONSTANT, _FUSED),
     "matmul": (MatMul(), [(2, 17, 64), (2, 64, 50)], [], []),
-    "global_pool": (AvgPool2d((9, 9)), [(2, 20, 9, 9)], [], []),
-    "pool": (MaxPool2d((3, 3), (2, 2), (1, 1, 1, 1)), [(1, 3, 40, 40)], [], []),
+    "global_pool": (AvgPool2d((9, 9)), [(2, 32, 9, 9)], [], []),
+    "pool": (MaxPool2d((3, 3), (2, 2), (1, 1, 1, 1)), [(1, 16, 40, 40)], [], []),
     "elementwise": (Add(), [(2, 3, 9, 9), (3, 1, 1)], [], [Step("activation", "tanh")]),
-    "copies": (Concat(1), [(2, 3, 64), (2, 5, 64)], [], []),
+    "copies": (Concat(1), [(2, 16, 8, 8), (2, 32, 8, 8)], [], []),
     "permute": (Transpose((1, 0)), [(40, 50)], [], []),
     "softmax": (Softmax(1), [(2, 100)], [], []),
+    "relayout": (None, [(2, 32, 9, 9)], [], []),
     "local_response_norm": (LocalResponseNorm(5), [(1, 24, 6, 6)], [], []),
 }
 PRODUCTS = ("winograd", "packed_matmul", "matmul", *(kernel.name for kernel in KERNELS if "conv" in kernel.name))
 
 
 @pytest.fixture
-def node(name, make):
+def node(name, text, make):
     op, shapes, constants, epilogue = TEMPLATES[name]
+    op = op or Relayout(0, cpu_target(text, 2).lanes)
     return make(op, shapes, constants=constants, epilogue=epilogue)
 
 
@@ -85,7 +89,8 @@ def test_it_compiles_to_the_targets_vectors(text, name, node, tmp_path):
     machine, whole, never, multiply = LOOKS[text]
     for params in {schedules[0], schedules[-1]}:
         function = kernel.build(node.spec, params, target).with_attr("global_symbol", "main")
-        built = tvm.compile(tvm.IRModule({"main": function}), target=tvm.target.Target(json.loads(target.target)))
+        parsed = tvm.target.Target(json.loads(target.target))
+        built = tvm.compile(tvm.IRModule({"main": function}), target=parsed, tir_pipeline=PIPELINE)
         assembly = built.mod.inspect_source("asm")
         assert re.search(whole, assembly) or "memcpy" in assembly, params  # LLVM knows a copy when it sees one
         assert not re.search(never, assembly), params

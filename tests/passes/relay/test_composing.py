@@ -274,7 +274,7 @@ def test_bounds_of_time_say_that_they_need_one_region():
 
 def test_what_cannot_be_priced_alone_stays(monkeypatch):
     """An operator without cost is kept between regions; the rest is optimised."""
-    from joulec.passes.relay.costs import LayoutRooflineCosts
+    from joulec.passes.layouts.costs import LayoutRooflineCosts
 
     whole = LayoutRooflineCosts._price
     monkeypatch.setattr(

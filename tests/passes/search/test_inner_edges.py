@@ -114,3 +114,31 @@ def test_the_original_is_counted_with_its_edges(toy, linked):
     search = OuterSearch((), linked, as_objective("time"), SearchOptions())
     result = search.run(toy.chain("relu", "exp", "relu"))
     assert result.origin.totals.time_s == result.best.totals.time_s == 6.0
+
+
+@pytest.mark.parametrize("objective", ["time", "energy", "0.4*energy + 0.6*time", "power", "energy*time"])
+def test_a_large_graph_is_priced_without_edges_and_solved_with_them(toy, linked, objective, monkeypatch):
+    """Every node has choices enough that graphs are not solved one by one; what is returned counts edges."""
+    monkeypatch.setattr("joulec.passes.search.outer._SMALL", 1)
+    linked.table = {"relu": [(1, 1), (2, 2)], "exp": [(4, 4), (3, 3)], "tanh": [(5, 5), (2, 6)]}
+    graph = toy.chain(*["relu", "exp"] * 4)
+    search = OuterSearch((toy.Exchange("exp", "tanh"),), linked, as_objective(objective), SearchOptions(alpha=1.5))
+    result = search.run(graph)
+    for plan in (result.origin, result.best):
+        options, figures, edges = opened(linked, plan.graph)
+        picks = tuple(of.choices.index(choice) for of, choice in zip(options, plan.choices, strict=True))
+        problem = Problem(options, edges, figures, as_objective(objective), result.origin.totals)
+        assert plan.totals.time_s == pytest.approx(problem.assignment(picks).totals.time_s)
+    value = as_objective(objective).value
+    assert value(result.best.totals, result.origin.totals) <= value(result.origin.totals, result.origin.totals) + 1e-9
+
+
+def test_what_conversions_undo_does_not_win(toy, linked, monkeypatch):
+    """By itself tanh costs less than exp, with what its neighbours need it costs more."""
+    monkeypatch.setattr("joulec.passes.search.outer._SMALL", 1)
+    linked.table = {"relu": [(1, 1), (90, 90)], "exp": [(4, 4), (90, 90)], "tanh": [(90, 90), (3, 3)]}
+    graph = toy.chain("relu", "exp", "relu")
+    search = OuterSearch((toy.Exchange("exp", "tanh"),), linked, as_objective("time"), SearchOptions(alpha=3.0))
+    result = search.run(graph)
+    assert result.best.applied == ()
+    assert result.best.totals.time_s == 6.0

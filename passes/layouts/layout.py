@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from joulec.passes.graph import Operator, TensorType
+from joulec.passes.graph import NodeSpec, OperandSpec, Operator, TensorType
 
 PLAIN = 0
 
@@ -40,11 +39,11 @@ def same_memory(shape: tuple[int, ...], first: int, second: int) -> bool:
     return first == second or shape[2] * shape[3] == 1 or {first, second} == {PLAIN, 1}
 
 
-def pack_kernel(array: npt.NDArray[Any], inner: int, outer: int) -> npt.NDArray[Any]:
-    """A kernel [O, I, kH, kW] as OIHW{inner}i{outer}o."""
-    out, into, height, width = array.shape
-    split = array.reshape(out // outer, outer, into // inner, inner, height, width)
-    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
+def layout_read(spec: NodeSpec, index: int, reads: int, writes: int) -> int:
+    """The layout in which an algorithm takes an operand: what an epilogue adds stands in that of the result."""
+    if len(spec.operands[index].type.shape) != 4:
+        return PLAIN
+    return reads if index < len(spec.anchor_operands) else writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +61,24 @@ class Relayout(Operator):
 
     def evaluate(self, *operands: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
         return (operands[0],)
+
+
+def relayout_spec(type: TensorType, source: int, target: int) -> NodeSpec:
+    """A conversion as something that can be computed and measured."""
+    return NodeSpec(Relayout(source, target), (OperandSpec(type, False),), (), (type,))
+
+
+def to_layout(array: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
+    """A row-major tensor [N, C, H, W] in a layout."""
+    if not block:
+        return array
+    batch, channels, height, width = array.shape
+    return array.reshape(batch, channels // block, block, height, width).transpose(0, 1, 3, 4, 2)
+
+
+def from_layout(array: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
+    """A tensor in a layout as row-major [N, C, H, W]."""
+    if not block:
+        return array
+    batch, blocks, height, width, _ = array.shape
+    return array.transpose(0, 1, 4, 2, 3).reshape(batch, blocks * block, height, width)
