@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from joulec.passes.forms import comparable
 from joulec.passes.graph import Value
 from joulec.profiler.dtypes import numpy_dtype
+from joulec.profiler.values import random_text
 
 _Array = npt.NDArray[Any]
 Runner = Callable[[Mapping[str, _Array]], Sequence[_Array]]
@@ -33,6 +36,10 @@ _MOST_OWN = 0.1
 
 MAGNITUDES = (1.0, 16.0, 64.0)
 """Standard deviations of the random inputs: unit scale, and up to that of image pixels."""
+
+
+MOST_TEXT = 1 << 20
+"""Strings of an input beyond which no random ones are drawn."""
 
 
 class VerificationError(RuntimeError):
@@ -79,10 +86,13 @@ class Reference:
     rounds: bool = False
 
 
-def random_inputs(inputs: Sequence[Value], seed: int, ranges: Ranges = _NO_RANGES) -> list[dict[str, _Array]]:
+def random_inputs(
+    inputs: Sequence[Value], seed: int, ranges: Ranges = _NO_RANGES, words: Sequence[str] = ()
+) -> list[dict[str, _Array]]:
     """Seeded random inputs, one set per magnitude.
 
     Args:
+        words: that the model holds, for text.
         ranges: by name, the least whole number and the one after the largest; without one integers are drawn from
             {0, 1}, which every index accepts.
     """
@@ -94,6 +104,8 @@ def random_inputs(inputs: Sequence[Value], seed: int, ranges: Ranges = _NO_RANGE
             dtype = numpy_dtype(value.type.dtype)
             if is_float(dtype):
                 given[value.name] = np.asarray(generator.standard_normal(value.type.shape) * magnitude).astype(dtype)
+            elif dtype.kind == "O":
+                given[value.name] = random_text(generator, value.type.shape, words)
             else:
                 low, high = ranges.get(value.name, (0, 2))
                 given[value.name] = np.asarray(generator.integers(low, high, value.type.shape)).astype(dtype)
@@ -102,7 +114,11 @@ def random_inputs(inputs: Sequence[Value], seed: int, ranges: Ranges = _NO_RANGE
 
 
 def likely_inputs(
-    inputs: Sequence[Value], numbers: Sequence[int], seed: int, ranges: Ranges = _NO_RANGES
+    inputs: Sequence[Value],
+    numbers: Sequence[int],
+    seed: int,
+    ranges: Ranges = _NO_RANGES,
+    words: Sequence[str] = (),
 ) -> list[dict[str, _Array]]:
     """Inputs for a model that takes none of the random ones, the likeliest first.
 
@@ -117,6 +133,8 @@ def likely_inputs(
             dtype = numpy_dtype(value.type.dtype)
             if is_float(dtype):
                 given[value.name] = np.asarray(generator.random(value.type.shape)).astype(dtype)
+            elif dtype.kind == "O":
+                given[value.name] = random_text(generator, value.type.shape, words)
             elif value.name in ranges:
                 given[value.name] = np.asarray(generator.integers(*ranges[value.name], value.type.shape)).astype(dtype)
             else:
@@ -156,10 +174,12 @@ def coarseness(dtype: np.dtype[Any]) -> float:
     return _COARSE.get(dtype.name, 1.0)
 
 
-def largest_error(found: Sequence[_Array], wanted: Sequence[_Array]) -> float:
-    """The largest relative error over all outputs; of half precision, in units that make it comparable to float32's."""
-    if len(found) != len(wanted):
-        return float("inf")
+def largest_error(found: Sequence[Any], wanted: Sequence[Any]) -> float:
+    """The largest relative error over all outputs; of half precision, in units that make it comparable to float32's.
+
+    Outputs may be of any form; text must be equal.
+    """
+    found, wanted = comparable(found, wanted)
     return max((relative_error(f, w) / coarseness(w.dtype) for f, w in zip(found, wanted, strict=True)), default=0.0)
 
 
@@ -172,7 +192,7 @@ def verify(reference: Reference, run: Runner, inputs: Sequence[Mapping[str, _Arr
     Raises:
         VerificationError: an output differs by more than the tolerance.
     """
-    differing: list[tuple[Mapping[str, _Array], Sequence[_Array], Sequence[_Array], float]] = []
+    differing: list[tuple[Mapping[str, _Array], Sequence[Any], Sequence[Any], float]] = []
     peaks: list[float] = []
     worst, own, compared = 0.0, 0.0, 0
     for given in inputs:
@@ -182,14 +202,15 @@ def verify(reference: Reference, run: Runner, inputs: Sequence[Mapping[str, _Arr
             continue
         found = run(given)
         error = largest_error(found, wanted)
-        peaks = [max(pair) for pair in zip(peaks or [0.0] * len(wanted), map(_peak, wanted), strict=True)]
+        own_peaks = map(_peak, comparable(wanted, wanted)[0])
+        peaks = [max(pair) for pair in zip_longest(peaks, own_peaks, fillvalue=0.0)]
         compared += 1
         if error <= tolerance:
             worst = max(worst, error)
         else:
             differing.append((given, found, wanted, error))
     for given, found, wanted, error in differing:
-        error = min(error, _error_at_full_scale(found, wanted, peaks))
+        error = min(error, _error_at_full_scale(*comparable(found, wanted), peaks))
         if not error <= tolerance and reference.second is not None:
             error = min(error, _second_error(reference.second, given, found))
         if not error <= tolerance and reference.rounds:
@@ -216,8 +237,8 @@ def _own_error(reference: Reference, given: Mapping[str, _Array], wanted: Sequen
     return min(worst, _MOST_OWN)
 
 
-def _nudged(array: _Array, generator: np.random.Generator) -> _Array:
-    if array.dtype.kind != "f":
+def _nudged(array: Any, generator: np.random.Generator) -> Any:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         return array
     change = generator.uniform(-_NUDGE, _NUDGE, array.shape)
     return np.asarray(array * (1 + change)).astype(array.dtype)
@@ -235,7 +256,7 @@ def _error_at_full_scale(found: Sequence[_Array], wanted: Sequence[_Array], peak
     A sigmoid far in its tail is nearly zero; engines agree there to the precision of its range, not of the tail.
     """
     worst = 0.0
-    for ours, theirs, peak in zip(found, wanted, peaks, strict=True):
+    for ours, theirs, peak in zip(found, wanted, peaks, strict=False):
         if (
             ours.shape != theirs.shape
             or not is_float(ours.dtype)

@@ -7,8 +7,10 @@ from joulec.runtime.artifact import Artifact, ArtifactError, check_writable, rea
 from joulec.runtime.cap import CapError
 from joulec.runtime.drive import RunResult, drive
 from joulec.runtime.inputs import InputError
+from joulec.runtime.loading import load
 from joulec.runtime.manifest import Assigned, Budget, Entry, Manifest, TensorInfo
-from joulec.runtime.model import Model, load
+from joulec.runtime.model import Model
+from joulec.runtime.parts import Part, Parts, ValueInfo
 from joulec.runtime.policies import (
     Configuration,
     Decision,
@@ -38,6 +40,8 @@ __all__ = [
     "Manifest",
     "Model",
     "PaperPolicy",
+    "Part",
+    "Parts",
     "Policy",
     "PolicyOptions",
     "Prediction",
@@ -51,6 +55,7 @@ __all__ = [
     "Space",
     "Telemetry",
     "TensorInfo",
+    "ValueInfo",
     "check_writable",
     "drive",
     "load",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from itertools import cycle, islice
 from typing import Any, Protocol
 
@@ -42,11 +44,20 @@ class ExternalError(RuntimeError):
     """An operator outside the library that is not defined or cannot be computed."""
 
 
-class _Session(Protocol):
+class Session(Protocol):
+    """An engine with a definition loaded.
+
+    Attributes:
+        inputs: how many it takes.
+    """
+
     inputs: int
 
     def run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
         """Compute the outputs into the arrays given."""
+
+    def compute(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The outputs for inputs by name, of any shape and form."""
 
 
 class _OrtSession:
@@ -75,10 +86,21 @@ class _OrtSession:
         self._bound = threading.local()
 
     def run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
+        with self._telling():
+            self._run(inputs, outputs)
+
+    def compute(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        with self._telling():
+            found: Sequence[Any] = self._session.run(None, {name: values[name] for name in self._input_names})
+        return found
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Translates what ONNX Runtime raises."""
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         try:
-            self._run(inputs, outputs)
+            yield
         except (
             state.Fail,
             state.InvalidArgument,
@@ -131,26 +153,35 @@ class _ReferenceSession:
         import onnx
         from onnx.reference import ReferenceEvaluator
 
-        model = onnx.load_from_string(definition)
-        self._names = [value.name for value in model.graph.input]
-        self._types = [
-            [str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)) for value in values]
-            for values in (model.graph.input, model.graph.output)
-        ]
-        self._evaluator = ReferenceEvaluator(model)
+        self._graph = onnx.load_from_string(definition).graph
+        self._names = [value.name for value in self._graph.input]
+        self._evaluator = ReferenceEvaluator(onnx.load_from_string(definition))
         self.inputs = len(self._names)
+
+    @cached_property
+    def _types(self) -> list[list[str]]:
+        import onnx
+
+        return [
+            [str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)) for value in values]
+            for values in (self._graph.input, self._graph.output)
+        ]
 
     def run(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
         takes, gives = self._types
         given = [from_carrier(array, dtype) for array, dtype in zip(inputs, takes, strict=True)]
+        results = self.compute(dict(zip(self._names, given, strict=True)))
+        _store(results, [from_carrier(array, dtype) for array, dtype in zip(outputs, gives, strict=True)])
+
+    def compute(self, values: Mapping[str, Any]) -> Sequence[Any]:
         try:
             with np.errstate(all="ignore"):
-                results: Any = self._evaluator.run(None, dict(zip(self._names, given, strict=True)))
+                results: Any = self._evaluator.run(None, {name: values[name] for name in self._names})
         except Exception as error:  # its operators are numpy code, which raises whatever it meets
             raise ExternalError(
                 f"the model does not take these inputs: onnx.reference cannot compute an operator: {_one_line(error)}"
             ) from error
-        _store(results, [from_carrier(array, dtype) for array, dtype in zip(outputs, gives, strict=True)])
+        return list(results)
 
 
 def _one_line(error: Exception) -> str:
@@ -164,7 +195,15 @@ def _store(results: Sequence[_Array], outputs: Sequence[_Array]) -> None:
         output[...] = np.asarray(result).astype(output.dtype).reshape(output.shape)  # a size of 1 more or less
 
 
-def _open(digest: str, definition: bytes, threads: int, constants: Mapping[int, _Array]) -> _Session:
+def open_session(
+    digest: str, definition: bytes, threads: int, constants: Mapping[int, _Array] | None = None
+) -> Session:
+    """The engine on a definition: ONNX Runtime where it is installed and takes it, else the reference implementation.
+
+    Args:
+        digest: with `BY_REFERENCE` before it, the reference implementation runs it whatever is installed.
+        constants: contents of inputs, by position, that are the same at each call.
+    """
     if digest.startswith(BY_REFERENCE):
         return _ReferenceSession(definition)
     try:
@@ -172,7 +211,7 @@ def _open(digest: str, definition: bytes, threads: int, constants: Mapping[int, 
     except ImportError:
         return _ReferenceSession(definition)
     try:
-        return _OrtSession(definition, threads, constants)
+        return _OrtSession(definition, threads, constants or {})
     except (
         state.Fail,
         state.InvalidGraph,
@@ -196,7 +235,7 @@ class Externals:
         self._definitions: dict[str, bytes] = {}
         self._users: dict[str, int] = {}
         self._weights: dict[int, int] = {}
-        self._sessions: dict[str, dict[tuple[int, ...], _Session]] = {}
+        self._sessions: dict[str, dict[tuple[int, ...], Session]] = {}
         self._threads = 1
 
     def acquire(self, definitions: Mapping[str, bytes], threads: int) -> None:
@@ -252,7 +291,7 @@ class Externals:
             sessions = self._sessions.setdefault(digest, {})
             if key not in sessions:
                 constants = {index: arrays[index] for index, address in enumerate(key) if address}
-                sessions[key] = _open(digest, self._definitions[digest], self._threads, constants)
+                sessions[key] = open_session(digest, self._definitions[digest], self._threads, constants)
             session = sessions[key]
         session.run(arrays[: session.inputs], arrays[session.inputs :])
 

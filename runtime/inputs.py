@@ -37,6 +37,24 @@ def as_array(value: object, label: str) -> _Array:
 
 
 def bind(names: Sequence[str], positional: Sequence[object], named: Mapping[str, object]) -> list[_Array]:
+    """Arrays in the model's order.
+
+    Raises:
+        InputError: too many, missing, unknown, given twice, or no arrays.
+    """
+    return as_arrays(names, ordered(names, positional, named))
+
+
+def as_arrays(names: Sequence[str], values: Sequence[object]) -> list[_Array]:
+    """Inputs in the model's order as arrays (`as_array`).
+
+    Raises:
+        InputError: one is none.
+    """
+    return [as_array(value, f"input {name!r}") for name, value in zip(names, values, strict=True)]
+
+
+def ordered(names: Sequence[str], positional: Sequence[object], named: Mapping[str, object]) -> list[object]:
     """Put inputs in the model's order.
 
     Raises:
@@ -55,7 +73,7 @@ def bind(names: Sequence[str], positional: Sequence[object], named: Mapping[str,
     missing = [name for name in names if name not in given]
     if missing:
         raise InputError(f"input {missing[0]!r} is missing; the model takes {wanted}")
-    return [as_array(given[name], f"input {name!r}") for name in names]
+    return [given[name] for name in names]
 
 
 def check_exactly(arrays: Sequence[_Array], tensors: Sequence[TensorInfo]) -> None:
@@ -69,6 +87,23 @@ def check_exactly(arrays: Sequence[_Array], tensors: Sequence[TensorInfo]) -> No
     for array, tensor in zip(arrays, tensors, strict=True):
         if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
             raise InputError(f"input {tensor.name!r} must be {tensor}, not {describe(array)}")
+
+
+def exact_entry(arrays: Sequence[_Array], entries: Sequence[Entry]) -> Entry:
+    """The entry with just these shapes.
+
+    Raises:
+        InputError: there is none, or a dtype differs.
+    """
+    for entry in entries:
+        if [a.shape for a in arrays] == [tensor.shape for tensor in entry.inputs]:
+            check_exactly(arrays, entry.inputs)
+            return entry
+    if len(entries) == 1:
+        check_exactly(arrays, entries[0].inputs)
+    given = ", ".join(map(describe, arrays))
+    wanted = " or ".join(", ".join(f"{t.name} {t}" for t in entry.inputs) for entry in entries)
+    raise InputError(f"no compiled shapes fit inputs {given}; compiled are {wanted}")
 
 
 def check_rows(arrays: Sequence[_Array], entry: Entry) -> int:

@@ -13,9 +13,10 @@ from joulec.costdb.cost import EnergySource, TimeSource
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.dtypes import numpy_dtype
 from joulec.runtime.fields import Fields, ManifestError
+from joulec.runtime.parts import Part, Parts, ValueInfo
 
-FORMAT_VERSION = 2
-"""Layout of an artifact. A newer one than this is refused on reading; 1 had no variants."""
+FORMAT_VERSION = 3
+"""Layout of an artifact. A newer one than this is refused on reading; 1 had no variants, 2 no parts."""
 
 EntryKey = tuple[int, str | None]
 """Batch size and variant; None where there is one variant only."""
@@ -148,6 +149,13 @@ class Assigned:
         )
 
 
+def part_assigned(part: Part) -> Assigned:
+    """A part as one operator with what computes it."""
+    return Assigned(
+        part.place, f"opaque.{part.operators}", part.engine, part.time_s, part.energy_j, None, part.dram_bytes
+    )
+
+
 @dataclass(frozen=True)
 class Entry:
     """One compiled function: the model at one batch size, in one variant.
@@ -156,7 +164,7 @@ class Entry:
         batch: the batch size it was compiled for.
         function: its name in the library, e.g. ``main_b8``; it takes the inputs, then the weights.
         inputs: what the caller supplies, in the model's order.
-        outputs: what the caller receives.
+        outputs: what the caller receives; none where all of the model lies in parts (`Manifest.parts`).
         weights: digests of the weights in the order in which the function takes them.
         work: what one call does, summed over its operators; `NO_WORK` where that is not known.
         origin: cost of the original graph with its fastest algorithms.
@@ -183,7 +191,6 @@ class Entry:
     def __post_init__(self) -> None:
         _require(self.batch >= 1, f"an entry's batch size must be at least 1, not {self.batch}")
         _require(bool(self.function), f"the entry of batch {self.batch} names no function")
-        _require(bool(self.outputs), f"the entry of batch {self.batch} has no outputs")
         names = [tensor.name for tensor in self.inputs]
         _require(len(set(names)) == len(names), f"the entry of batch {self.batch} has two inputs of one name: {names}")
         for name, value in asdict(self.work).items():
@@ -240,6 +247,7 @@ class Manifest:
         variants: names of the graph's variants, from fast to frugal; empty where there is one only. Not every batch
             size need have all.
         parallel: whether some kernel starts worker threads.
+        parts: what runs before and after the compiled functions; None where these are the whole model.
         format_version: layout of the artifact.
     """
 
@@ -255,13 +263,16 @@ class Manifest:
     frontend: str = "relax"
     variants: tuple[str, ...] = ()
     parallel: bool = True
+    parts: Parts | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         _require(bool(self.entries), "the manifest has no entries")
         _require(self.threads >= 1, f"threads must be at least 1, not {self.threads}")
+        _require(self.parts is None or not self.batched, "rows of a model in parts are not independent")
         self._check_keys()
         first = self.entries[0]
+        _require(bool(self.outputs), "the model has no outputs")
         for entry in self.entries:
             where = f"batch {entry.batch}" + ("" if entry.variant is None else f" ({entry.variant})")
             for kind in ("inputs", "outputs"):
@@ -274,6 +285,16 @@ class Manifest:
                 for mine, other in zip(ours, theirs, strict=True):
                     _require(mine.shape[:1] == (entry.batch,), f"{mine.name!r} of {where} does not lead with the batch")
                     _require(mine.shape[1:] == other.shape[1:], f"{mine.name!r} of {where} has another row shape")
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...] | tuple[ValueInfo, ...]:
+        """What the caller supplies, in the model's order; shapes are those of the first entry."""
+        return self.entries[0].inputs if self.parts is None else self.parts.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...] | tuple[ValueInfo, ...]:
+        """What the caller receives; shapes are those of the first entry."""
+        return self.entries[0].outputs if self.parts is None else self.parts.outputs
 
     def _check_keys(self) -> None:
         keys = [entry.key for entry in self.entries]
@@ -345,8 +366,14 @@ class Manifest:
             frontend=fields.text("frontend") if fields.has("frontend") else "relax",
             variants=fields.texts("variants") if fields.has("variants") else (),
             parallel=fields.boolean("parallel") if fields.has("parallel") else True,
+            parts=Parts.from_json(*fields.child("parts")) if fields.has("parts") else None,
             format_version=version,
         )
+
+    def assigned(self) -> tuple[Assigned, ...]:
+        """What computes each operator of all entries, and each part."""
+        parts = () if self.parts is None else self.parts.there
+        return (*(one for entry in self.entries for one in entry.assignment), *map(part_assigned, parts))
 
     def weights(self) -> Mapping[str, None]:
         """Digests of all weights, each once, in order of first use."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,13 +16,14 @@ import numpy.typing as npt
 from joulec.profiler.candidate import Work
 from joulec.profiler.dtypes import numpy_dtype
 from joulec.profiler.meter import Meter
-from joulec.runtime.artifact import read_artifact, write_artifact
+from joulec.runtime.artifact import write_artifact
 from joulec.runtime.executor import Executor, available_cpus
-from joulec.runtime.inputs import InputError, bind, check_exactly, check_rows, describe, random_array
+from joulec.runtime.inputs import as_arrays, check_exactly, check_rows, exact_entry, ordered, random_array
 from joulec.runtime.manifest import Assigned, Budget, Entry, EntryKey, Manifest
 from joulec.runtime.profile import Step
 from joulec.runtime.rows import padded, split, useful
-from joulec.runtime.timing import Timing
+from joulec.runtime.staging import Staging
+from joulec.runtime.timing import Timing, time_calls
 from joulec.runtime.variant import check_variants
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Model:
         self._variant = variant
         count = threads or min(manifest.threads, available_cpus())
         how = (manifest.frontend, manifest.parallel, manifest.gpu_arch)
+        self._staging = None if manifest.parts is None else Staging(manifest.parts, self._externals, count)
         self._executor = Executor(library, manifest.entries, weights, self._externals, count, *how)
 
     @property
@@ -95,12 +97,12 @@ class Model:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs in the model's order."""
-        return tuple(tensor.name for tensor in self.manifest.entries[0].inputs)
+        return tuple(tensor.name for tensor in self.manifest.inputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs in the model's order."""
-        return tuple(tensor.name for tensor in self.manifest.entries[0].outputs)
+        return tuple(tensor.name for tensor in self.manifest.outputs)
 
     @property
     def device_kind(self) -> Literal["cpu", "cuda"]:
@@ -126,13 +128,13 @@ class Model:
                 return useful(seconds)
         return self.batch_sizes
 
-    def __call__(self, /, *inputs: object, **named: object) -> _Array | tuple[_Array, ...]:
+    def __call__(self, /, *inputs: object, **named: object) -> Any:
         """Run the model.
 
         Args:
             *inputs: numpy arrays or DLPack tensors in the model's order. Where the model is `batched`, any number of
                 rows (the same in all inputs): they are laid over the compiled batch sizes. Otherwise exactly the
-                compiled shapes.
+                compiled shapes. Text is an array of strings, a sequence a list, an optional its value or None.
             **named: the same by name.
 
         Returns:
@@ -141,17 +143,22 @@ class Model:
         Raises:
             InputError: an input is missing, unknown, or of the wrong shape or dtype.
         """
-        outputs = self.run(bind(self.input_names, inputs, named))
+        outputs = self.run(ordered(self.input_names, inputs, named))
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def run(self, arrays: Sequence[_Array], variant: str | None = None) -> tuple[_Array, ...]:
-        """Like a call, with arrays in the model's order and always a tuple of outputs.
+    def run(self, values: Sequence[Any], variant: str | None = None) -> tuple[Any, ...]:
+        """Like a call, with inputs in the model's order and always a tuple of outputs.
 
         Args:
             variant: which variant runs; the model's `variant` when None.
         """
+        if self._staging is not None:
+            return self._staged(self._staging, self.entry(self.batch_sizes[0], variant), values)
+        arrays = as_arrays(self.input_names, values)
         if not self.batched:
-            return self._executor.run(self.entry(self._exact_entry(arrays).batch, variant).function, arrays)
+            return self._executor.run(
+                self.entry(exact_entry(arrays, self.manifest.entries).batch, variant).function, arrays
+            )
         entry = self.manifest.entries[0]
         rows = check_rows(arrays, entry)
         if not rows:
@@ -167,21 +174,12 @@ class Model:
         cut = [[out[:count] for out in outputs] for outputs, (_, _, count) in zip(results, parts, strict=True)]
         return tuple(np.concatenate(pieces) for pieces in zip(*cut, strict=True))
 
-    def _exact_entry(self, arrays: Sequence[_Array]) -> Entry:
-        """The entry with just these shapes."""
-        entries = self.manifest.entries
-        for entry in entries:
-            if [a.shape for a in arrays] == [tensor.shape for tensor in entry.inputs]:
-                check_exactly(arrays, entry.inputs)
-                return entry
-        if len(entries) == 1:
-            check_exactly(arrays, entries[0].inputs)
-        given = ", ".join(map(describe, arrays))
-        wanted = " or ".join(", ".join(f"{t.name} {t}" for t in entry.inputs) for entry in entries)
-        raise InputError(f"no compiled shapes fit inputs {given}; compiled are {wanted}")
+    def _staged(self, staging: Staging, entry: Entry, values: Sequence[Any]) -> tuple[Any, ...]:
+        compiled = partial(self._executor.run, entry.function)
+        return staging.run(values, entry.inputs, entry.outputs, compiled)
 
-    def run_batch(self, batch: int, arrays: Sequence[_Array], variant: str | None = None) -> tuple[_Array, ...]:
-        """Run one compiled batch size on arrays of exactly its shapes.
+    def run_batch(self, batch: int, values: Sequence[Any], variant: str | None = None) -> tuple[Any, ...]:
+        """Run one compiled batch size on inputs of exactly its shapes.
 
         Args:
             variant: which variant runs; the model's `variant` when None.
@@ -190,6 +188,12 @@ class Model:
             ValueError: the batch size or the variant was not compiled.
             InputError: a shape or dtype differs.
         """
+        if self._staging is not None:
+            return self._staged(self._staging, self.entry(batch, variant), values)
+        return self.run_compiled(batch, values, variant)
+
+    def run_compiled(self, batch: int, arrays: Sequence[_Array], variant: str | None = None) -> tuple[_Array, ...]:
+        """Run the compiled function alone, without what stands around it (`Manifest.parts`); see `run_batch`."""
         entry = self.entry(batch, variant)
         check_exactly(arrays, entry.inputs)
         return self._executor.run(entry.function, arrays)
@@ -214,8 +218,10 @@ class Model:
         """Arithmetic and bytes of one call of a batch size."""
         return self.entry(batch, variant).work
 
-    def random_inputs(self, batch: int, seed: int = 0) -> list[_Array]:
+    def random_inputs(self, batch: int, seed: int = 0) -> list[Any]:
         """Seeded inputs of one batch size (`joulec.runtime.inputs.random_array`)."""
+        if self.manifest.parts is not None:
+            return self.manifest.parts.random_inputs(seed)
         rng = np.random.default_rng(seed)
         return [random_array(rng, tensor) for tensor in self.entry(batch).inputs]
 
@@ -229,7 +235,7 @@ class Model:
         warmup: int = 3,
         seed: int = 0,
         meter: Meter | None = None,
-        inputs: Sequence[_Array] | None = None,
+        inputs: Sequence[Any] | None = None,
         variant: str | None = None,
     ) -> Timing:
         """Measure the latency, and with a meter the energy, of one batch size.
@@ -252,18 +258,16 @@ class Model:
         Raises:
             MeterError: the meter failed.
         """
-        arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
+        given = self.random_inputs(batch, seed) if inputs is None else list(inputs)
         entry = self.entry(batch, variant)
-        check_exactly(arrays, entry.inputs)
-        return self._executor.time(
-            entry.function,
-            arrays,
-            repeats=repeats,
-            window_s=window_s,
-            most_windows=most_windows,
-            warmup=warmup,
-            meter=meter,
-        )
+        how: dict[str, Any] = {"repeats": repeats, "window_s": window_s, "most_windows": most_windows, "meter": meter}
+        if self._staging is not None:
+            call = partial(self._staged, self._staging, entry, given)
+            for _ in range(warmup):
+                call()
+            return time_calls(call, work=entry.work, **how)
+        check_exactly(given, entry.inputs)
+        return self._executor.time(entry.function, given, warmup=warmup, **how)
 
     def profile(
         self,
@@ -271,7 +275,7 @@ class Model:
         *,
         repeats: int = 20,
         seed: int = 0,
-        inputs: Sequence[_Array] | None = None,
+        inputs: Sequence[Any] | None = None,
         variant: str | None = None,
     ) -> tuple[Step, ...]:
         """Seconds of each step of a call: of every operator, as it runs between the others.
@@ -286,16 +290,23 @@ class Model:
         Raises:
             RuntimeError: the library cannot run step by step: another back end made it, or an older joulec.
         """
-        arrays = self.random_inputs(batch, seed) if inputs is None else list(inputs)
+        given = self.random_inputs(batch, seed) if inputs is None else list(inputs)
         entry = self.entry(batch, variant)
-        check_exactly(arrays, entry.inputs)
-        steps = self._executor.profile(entry.function, arrays, repeats=repeats, warmup=3)
+        if self._staging is not None:
+            call = partial(self._executor.run, entry.function)
+            steps = self._staging.profile(given, entry, partial(self._profile, entry, repeats), call, repeats)
+        else:
+            check_exactly(given, entry.inputs)
+            steps = self._profile(entry, repeats, given)
         if steps is None:
             raise RuntimeError(
                 "the artifact cannot run step by step: only what the Relax back end of this version compiles for "
                 "CPUs can; compile the model again"
             )
         return steps
+
+    def _profile(self, entry: Entry, repeats: int, arrays: Sequence[_Array]) -> tuple[Step, ...] | None:
+        return self._executor.profile(entry.function, arrays, repeats=repeats, warmup=3)
 
     def watch(
         self,
@@ -304,11 +315,11 @@ class Model:
         watch: Callable[[str, Sequence[_Array]], None],
         variant: str | None = None,
     ) -> bool:
-        """Run one compiled batch size once, step by step.
+        """Run the compiled function of one batch size once, step by step.
 
         Args:
             batch: which.
-            arrays: of exactly its shapes.
+            arrays: of exactly the function's shapes.
             watch: takes each step's name and the arrays of its call, the result last; they are overwritten later. Of a
                 tensor that lies inside another it gets that one's flat elements from its first on.
             variant: which variant; the model's `variant` when None.
@@ -379,25 +390,6 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Model:
-    """Load an artifact.
-
-    Args:
-        path: the file.
-        threads: worker threads; as many as it was compiled for, at most one per CPU at hand, when None.
-        variant: which variant calls run; at each batch size the one that is best under the objective, when None.
-
-    Raises:
-        VariantError: the artifact has no such variant.
-        ArtifactError: the file is missing, damaged, altered or of a newer format.
-        ImportError: TVM is not installed.
-        RuntimeError: its library does not load on this machine.
-    """
-    with read_artifact(path) as artifact:
-        parts = (artifact.manifest, artifact.library, artifact.drained(), artifact.externals)
-        return Model(*parts, threads=threads, variant=variant)
 
 
 def _with_errors(assignment: tuple[Assigned, ...], errors: Sequence[float | None] | None) -> tuple[Assigned, ...]:

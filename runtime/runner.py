@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.profiler.dtypes import numpy_dtype
-from joulec.runtime.inputs import InputError, as_array, bind, check_rows
+from joulec.runtime.inputs import InputError, as_array, bind, check_rows, ordered
 from joulec.runtime.manifest import Budget
 from joulec.runtime.model import Model
 from joulec.runtime.packing import ALIGNMENT, Packer
@@ -142,6 +142,8 @@ class ModelRunner:
         return [entry.best_known or Budget() for entry in entries]
 
     def accept(self, inputs: Sequence[object], named: Mapping[str, object]) -> tuple[list[_Array], int, Signature]:
+        if self._model.manifest.parts is not None:
+            return [_boxed(value) for value in ordered(self._model.input_names, inputs, named)], 1, ()
         arrays = bind(self._model.input_names, inputs, named)
         if not self._model.batched:
             return [array[None] for array in arrays], 1, ()
@@ -155,7 +157,7 @@ class ModelRunner:
         if not self._model.batched:
             (part,) = parts
             outputs = self._model.run([array[0] for array in part.arrays], name)
-            return [(parts, tuple(output[None] for output in outputs))]
+            return [(parts, tuple(map(_boxed, outputs)))]
         calls = self._calls(size, count_rows(parts))
         groups = divide(parts, [count for _, count in calls]) if len(calls) > 1 else [parts]
         return [
@@ -178,6 +180,13 @@ class ModelRunner:
         if not self._model.batched:
             return self._model.manifest.entries[0].work
         return sum((self._model.work(batch, _name(variant)) for batch, _ in self._calls(size, size)), NO_WORK)
+
+
+def _boxed(value: object) -> _Array:
+    """An array that holds the one value, of any form."""
+    box = np.empty(1, object)
+    box[0] = value
+    return box
 
 
 def _prediction(budgets: Sequence[Budget]) -> Prediction | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata
 from typing import Any, Literal
@@ -14,9 +14,10 @@ import numpy as np
 from joulec.passes.graph import Opaque, Value
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.evaluator import EVALUATOR, EvaluationError, EvaluationTimeout
-from joulec.passes.onnx.reference import ort_refusals
+from joulec.passes.onnx.reference import ort_refusals, ort_session
 from joulec.passes.verification import largest_error, random_inputs
 from joulec.profiler.dtypes import is_exotic, numpy_dtype
+from joulec.profiler.values import TEXT, is_tensor
 
 Engine = Literal["onnxruntime", "onnx.reference"]
 
@@ -62,6 +63,43 @@ def engine_version(engine: str) -> str:
 def external_key(engine: str, definition: bytes) -> str:
     """The name under which compiled code calls a definition."""
     return _PREFIX[engine] + hashlib.sha256(definition).hexdigest()
+
+
+def engine_for_part(definition: bytes, kind: str, forms: Sequence[str], given: Mapping[str, Any] | None) -> Engine:
+    """The engine for a head or tail: ONNX Runtime as in `engine_for`, where it takes these values too.
+
+    Args:
+        forms: of its inputs and outputs.
+        given: values of its inputs; None where none are known that it takes.
+
+    Raises:
+        ModelError: neither knows the operators.
+    """
+    refused = any(map(_is_exotic_form, forms)) or not _BY_REFERENCE.isdisjoint(kind.split("+"))
+    session = ort_session(definition) if has_onnxruntime() and not refused else None
+    if session is not None and (given is None or _takes(session, definition, given)):
+        return "onnxruntime"
+    _check_known(definition, kind)
+    return "onnx.reference"
+
+
+def _is_exotic_form(form: str) -> bool:
+    return form != TEXT and is_tensor(form) and is_exotic(numpy_dtype(form))
+
+
+def _takes(session: Any, definition: bytes, given: Mapping[str, Any]) -> bool:
+    """Whether ONNX Runtime computes the part, and as the reference does where that computes it in time."""
+    try:
+        found = session.run(None, dict(given))
+    except ort_refusals():
+        return False
+    if sum(np.size(value) for value in given.values() if isinstance(value, np.ndarray)) > _COMPARED:
+        return True
+    try:
+        wanted = EVALUATOR.run(definition, given, _TIME_LIMIT_S)
+    except (EvaluationError, EvaluationTimeout):
+        return True
+    return largest_error(found, wanted) <= _TOLERANCE
 
 
 @lru_cache(maxsize=4096)

@@ -57,7 +57,7 @@ EVALUATOR = Evaluator()
 """The one of this process."""
 
 
-def _evaluate(request: tuple[bytes, Mapping[str, _Array]]) -> list[_Array] | str:
+def _evaluate(request: tuple[bytes, Mapping[str, _Array]]) -> list[Any] | str:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -68,7 +68,7 @@ def _evaluate(request: tuple[bytes, Mapping[str, _Array]]) -> list[_Array] | str
             outputs = evaluator.run(None, {name: given[name] for name in evaluator.input_names})
     except Exception as error:  # noqa: BLE001 - its operators are numpy code, which raises whatever it meets
         return " ".join(str(error).split()) or type(error).__name__
-    return [np.asarray(array) for array in outputs]
+    return [one if isinstance(one, list | dict) or one is None else np.asarray(one) for one in outputs]
 
 
 if __name__ == "__main__":

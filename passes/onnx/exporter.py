@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 import onnx.checker
@@ -17,7 +19,7 @@ from joulec.passes.onnx.exporter_writer import OPSET, ExportError, Writer
 __all__ = ["ExportError", "export_onnx"]
 
 
-def export_onnx(graph: Graph, name: str = "model") -> onnx.ModelProto:
+def export_onnx(graph: Graph, name: str = "model", taken: Collection[str] = ()) -> onnx.ModelProto:
     """Write a graph as an ONNX model.
 
     Epilogues are written out, placed concats become concats, weights are folded and stored once per content, operators
@@ -25,6 +27,7 @@ def export_onnx(graph: Graph, name: str = "model") -> onnx.ModelProto:
 
     Args:
         name: the name of the ONNX graph.
+        taken: names that stand for something elsewhere, so that nothing inside may bear them.
 
     Returns:
         A model that ONNX's checker accepts, shape inference included.
@@ -33,6 +36,7 @@ def export_onnx(graph: Graph, name: str = "model") -> onnx.ModelProto:
         ExportError: a node has no counterpart in ONNX; the message names it.
     """
     writer = Writer(opset=exporter_opaque.opset_for(graph, OPSET))
+    writer.taken.update(taken)
     writer.taken.update(value.name for value in graph.inputs)
     writer.taken.update(graph.output_names)
     writer.taken.update(exporter_opaque.inner_names(graph))

@@ -46,7 +46,7 @@ def write(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
     title = node.name or op.name
     if op.dialect != "onnx":
         raise ExportError(f"cannot write {title} to ONNX: {op.kind} is defined in Relax's words only")
-    model = _fitting(_definition(op), writer.opset, title)
+    model = fitting(_definition(op), writer.opset, title)
     names = dict(zip((value.name for value in model.graph.input), map(writer.operand, node.operands), strict=True))
     names.update(zip((value.name for value in model.graph.output), outputs, strict=True))
     for tensor in model.graph.initializer:
@@ -77,7 +77,7 @@ def _definition(op: Opaque) -> onnx.ModelProto:
     return _parsed(op.definition)
 
 
-def _fitting(model: onnx.ModelProto, opset: int, title: str) -> onnx.ModelProto:
+def fitting(model: onnx.ModelProto, opset: int, title: str) -> onnx.ModelProto:
     """The definition in a version: as it is where none of its operators changed, else converted.
 
     Raises:

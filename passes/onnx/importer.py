@@ -12,10 +12,10 @@ from joulec.passes.graph import Graph, OperatorError, TensorType, Value
 from joulec.passes.graph.node import Operand
 from joulec.passes.onnx.branches import opened
 from joulec.passes.onnx.converters import CONVERTERS, Builder, Source, opaque
-from joulec.passes.onnx.engines import has_onnxruntime
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold_once
 from joulec.passes.onnx.load import load
+from joulec.passes.onnx.partition import Partition, partition
 from joulec.passes.onnx.program import Program, title
 from joulec.passes.onnx.ranges import Range, input_ranges
 from joulec.passes.onnx.regions import regions
@@ -24,14 +24,33 @@ from joulec.passes.onnx.widening import widened
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A model of which the graph is a part.
+
+    Attributes:
+        partition: its parts.
+        model: all of it, shapes fixed and constants folded.
+        types: of the values whose shape is known.
+        ranges: of inputs of whole numbers, by name.
+    """
+
+    partition: Partition
+    model: onnx.ModelProto
+    types: Mapping[str, TensorType]
+    ranges: Mapping[str, Range]
+
+
+@dataclass(frozen=True)
 class ImportedModel:
     """A model as graph, and the model that the graph stands for.
 
     Attributes:
         graph: values carry ONNX's names, nodes those of the ONNX nodes.
-        model: shapes fixed and constants folded, otherwise as the file has it: the original for verification.
+        model: what the graph stands for, shapes fixed and constants folded, otherwise as the file has it: the original
+            for verification.
         batch: the leading dimension that all inputs and outputs share, None where there is none.
         ranges: of inputs of whole numbers, by name, as far as the model tells (`joulec.passes.onnx.ranges`).
+        whole: the model with what runs before and after the graph; None where the graph is all of it.
         seen: values whose shape no inference tells, as operator and type: runs on random inputs showed it.
         branched: whether nodes of both branches of an If are in the graph.
     """
@@ -42,6 +61,7 @@ class ImportedModel:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     seen: tuple[str, ...] = ()
     branched: bool = False
+    whole: Whole | None = None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -75,36 +95,18 @@ def import_onnx(
     program = load(model)
     fold_once(program, {})
     program, types, found = fix(program, input_shapes, batch)
-    within, its_types = opened(program, types) if branches else (program, types)
+    _check_sizes(program, types)
+    parts = partition(program, types, _edges(types))
+    core = program if parts is None else parts.core
+    within, its_types = opened(core, types) if branches else (core, types)
     graph, ranges = _graph(*widened(within, its_types)), input_ranges(program, types)
-    return ImportedModel(graph, program.model(types), found, ranges, _seen(within), within is not program)
+    whole = None if parts is None else Whole(parts, program.model(types), types, ranges)
+    return ImportedModel(graph, core.model(types), found, ranges, _seen(within), within is not core, whole)
 
 
 def _seen(program: Program) -> tuple[str, ...]:
     made = [(node, name) for node in program.nodes for name in node.output if name in program.seen]
     return tuple(f"'{name}' of {title(node)} ({node.op_type}) as {program.seen[name]}" for node, name in made)
-
-
-def _edges(program: Program, types: Mapping[str, TensorType]) -> set[str]:
-    """The values that can be edges of the graph: tensors of numbers whose shape is known.
-
-    Raises:
-        ModelError: an input or output of the model is none.
-    """
-    _check_sizes(program, types)
-    edges = {name for name, type in types.items() if type.dtype != "object"}
-    for value in (*program.inputs, *program.outputs):
-        if value.name not in types:
-            made = next((node for node in program.nodes if value.name in node.output), None)
-            place = "" if made is None else f" at node '{title(made)}' ({made.op_type})"
-            raise ModelError(
-                f"{program.name}: the shape of output '{value.name}'{place} cannot be told ahead: it depends on data, "
-                f"or is no tensor; joulec needs fixed shapes: export the model with that output's shape, or cut it off"
-                + ("" if has_onnxruntime() else "; joulec[onnxruntime] knows more operators")
-            )
-        if value.name not in edges:
-            raise ModelError(f"{program.name}: '{value.name}' holds text; joulec takes tensors of numbers only")
-    return edges
 
 
 def _check_sizes(program: Program, types: Mapping[str, TensorType]) -> None:
@@ -120,11 +122,16 @@ def _check_sizes(program: Program, types: Mapping[str, TensorType]) -> None:
             )
 
 
+def _edges(types: Mapping[str, TensorType]) -> set[str]:
+    """The values that can be edges of the graph: tensors of numbers whose shape is known."""
+    return {name for name, type in types.items() if type.dtype != "object"}
+
+
 def _graph(program: Program, types: Mapping[str, TensorType]) -> Graph:
     inputs = [Value.input(value.name, types[value.name]) for value in program.inputs]
     builder = Builder(program.constants, {value.name: value for value in inputs}, unsure=program.unsure)
     names = [value.name for value in program.outputs]
-    for region in regions(program.nodes, _edges(program, types), names):
+    for region in regions(program.nodes, _edges(types), names):
         source = Source(region.nodes[-1], program.opsets, types, builder)
         if len(region.nodes) > 1 or list(region.outputs) != source.outputs:
             whole = opaque.convert_region(region, program.opsets, types, builder)

@@ -17,10 +17,10 @@ import onnx.defs
 
 from joulec.passes.graph import TensorType, Value
 from joulec.passes.onnx.evaluator import EVALUATOR, EvaluationError, EvaluationTimeout
-from joulec.passes.onnx.program import Program, bodies, held_numbers, references
+from joulec.passes.onnx.program import Program, bodies, held_numbers, held_words, references
 from joulec.passes.onnx.ranges import Range, input_ranges
 from joulec.passes.onnx.reference import ort_refusals, ort_session
-from joulec.passes.verification import likely_inputs, random_inputs
+from joulec.passes.verification import MOST_TEXT, likely_inputs, random_inputs
 
 _Array = npt.NDArray[Any]
 
@@ -28,13 +28,22 @@ _TIME_LIMIT_S = 60.0
 _LIKELY = 6
 """How many sets of inputs are tried beside the random ones."""
 
+_UNTOLD = "ai.onnx.ml"
+"""Operators of ONNX, of many of which its inference tells nothing."""
+
 _VARYING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
 """Operators whose results have as many elements as the data decide: what was seen says nothing about other data."""
 
 
 def foreign_results(program: Program, types: Mapping[str, TensorType]) -> list[str]:
-    """Results without a known type of operators that ONNX does not define."""
-    return [name for node in program.nodes if is_foreign(node) for name in node.output if name and name not in types]
+    """Results without a known type of operators that ONNX does not define, or of which it tells no shape."""
+    return [
+        name
+        for node in program.nodes
+        if is_foreign(node) or node.domain == _UNTOLD
+        for name in node.output
+        if name and name not in types
+    ]
 
 
 def is_foreign(node: onnx.NodeProto) -> bool:
@@ -63,7 +72,7 @@ def observed(program: Program, names: Sequence[str], types: Mapping[str, TensorT
     Returns:
         Nothing of values whose shape differs between two runs, or of any where no run succeeds.
     """
-    if not names:
+    if not names or not all(_is_drawn(value, types) for value in program.inputs):
         return {}
     watched = program.copy()
     watched.outputs = [onnx.ValueInfoProto(name=name) for name in names]
@@ -72,10 +81,20 @@ def observed(program: Program, names: Sequence[str], types: Mapping[str, TensorT
     varying: set[str] = set()
     for results in _runs(watched, input_ranges(watched, types)):
         for name, array in zip(names, results, strict=True):
-            type = TensorType(np.shape(array), str(np.asarray(array).dtype))
-            if isinstance(array, list | dict) or found.setdefault(name, type) != type:
+            if isinstance(array, list | dict) or array is None:
+                varying.add(name)
+                continue
+            dtype = np.asarray(array).dtype
+            type = TensorType(np.shape(array), "object" if dtype.kind in "OU" else str(dtype))
+            if found.setdefault(name, type) != type:
                 varying.add(name)
     return {name: type for name, type in found.items() if name not in varying}
+
+
+def _is_drawn(value: onnx.ValueInfoProto, types: Mapping[str, TensorType]) -> bool:
+    """Whether random values of an input can be had: no sequence or optional, and not too much text."""
+    type = types.get(value.name)
+    return type is not None and (type.dtype != "object" or type.size <= MOST_TEXT)
 
 
 def _runs(program: Program, ranges: Mapping[str, Range]) -> Iterator[Sequence[_Array]]:
@@ -86,8 +105,9 @@ def _runs(program: Program, ranges: Mapping[str, Range]) -> Iterator[Sequence[_A
         Value.input(value.name, TensorType(tuple(d.dim_value for d in tensor.shape.dim), _dtype(tensor.elem_type)))
         for value, tensor in ((value, value.type.tensor_type) for value in program.inputs)
     ]
-    likely = likely_inputs(values, held_numbers(model.graph), 0, ranges)
-    sets = [*random_inputs(values, 0, ranges), *likely[: _LIKELY - 2], *likely[-2:]]
+    words = held_words(model.graph)
+    likely = likely_inputs(values, held_numbers(model.graph), 0, ranges, words)
+    sets = [*random_inputs(values, 0, ranges, words), *likely[: _LIKELY - 2], *likely[-2:]]
     session = ort_session(definition)
     refusals: tuple[type[Exception], ...] = (EvaluationError, *ort_refusals())
     for given in sets:

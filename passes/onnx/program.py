@@ -16,6 +16,7 @@ import onnx.shape_inference
 
 from joulec.passes.graph import TensorType
 from joulec.passes.onnx.errors import ModelError, one_line
+from joulec.profiler.values import TEXT
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +26,9 @@ _SMALL = 1024
 
 _NUMBERS = 24
 """How many of the integers that a model holds may be tried."""
+
+_WORDS = 64
+"""How many of the words that a model holds may be tried."""
 
 _NAMELESS = ("?", "*", "-1", "None", "none")
 """What some exporters call every dimension that they leave open; equal names do not mean equal sizes here."""
@@ -145,12 +149,8 @@ class Program:
         Raises:
             ModelError: operands do not fit an operator.
         """
-        skeleton = self.skeleton()
-        for output in skeleton.graph.output:
-            output.type.tensor_type.ClearField("shape")
-        skeleton.graph.value_info.extend(typed(name, type) for name, type in self.seen.items())
         try:
-            graph = _inferred(skeleton)
+            graph = self._inferred()
         except onnx.shape_inference.InferenceError as error:
             why = one_line(error)
             raise ModelError(f"{self.name}: shapes do not fit for inputs {self._shapes()}: {why}") from error
@@ -164,6 +164,19 @@ class Program:
         self._infer_backwards(types, graph.value_info)
         self._check_reshapes(types)
         return types
+
+    def values(self) -> dict[str, onnx.ValueInfoProto]:
+        """What is known of all values, those too whose shape or kind no `TensorType` tells."""
+        graph = self._inferred()
+        return {value.name: value for value in (*graph.output, *graph.value_info, *graph.input)}
+
+    def _inferred(self) -> onnx.GraphProto:
+        skeleton = self.skeleton()
+        for output in skeleton.graph.output:
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.ClearField("shape")
+        skeleton.graph.value_info.extend(typed(name, type) for name, type in self.seen.items())
+        return _inferred(skeleton)
 
     def _infer_backwards(self, types: dict[str, TensorType], known: Iterable[onnx.ValueInfoProto]) -> None:
         """The shape of what an elementwise operator reads is that of its result, where only that is known."""
@@ -255,6 +268,34 @@ def typed(name: str, type: TensorType) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, element, type.shape)
 
 
+def form_of(value: onnx.ValueInfoProto) -> str:
+    """The value's form as `joulec.profiler.values` writes it; empty where nothing tells it."""
+    return _form(value.type)
+
+
+def _form(type: onnx.TypeProto) -> str:
+    kind = type.WhichOneof("value")
+    if kind == "tensor_type":
+        return _element(type.tensor_type.elem_type)
+    if kind == "sequence_type":
+        return f"sequence({_form(type.sequence_type.elem_type)})"
+    if kind == "optional_type":
+        return f"optional({_form(type.optional_type.elem_type)})"
+    if kind == "map_type":
+        return f"map({_element(type.map_type.key_type)},{_form(type.map_type.value_type)})"
+    return ""
+
+
+def _element(element: int) -> str:
+    if not element:
+        return ""
+    try:
+        name = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)))
+    except KeyError as error:
+        raise ModelError(f"{element} is no element type that ONNX knows; export the model again") from error
+    return TEXT if name == "object" else name
+
+
 def dimensions(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     """Sizes, where known, else the dimension's name (perhaps empty)."""
     dims = value.type.tensor_type.shape.dim
@@ -288,6 +329,25 @@ def held_numbers(graph: onnx.GraphProto) -> tuple[int, ...]:
     whole = [tensor for tensor in tensors if tensor.data_type in kinds and np.prod(tensor.dims) == 1]
     own = [int(onnx.numpy_helper.to_array(tensor).ravel()[0]) for tensor in whole]
     return tuple(dict.fromkeys((*own, *inner)))[:_NUMBERS]
+
+
+def held_words(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Text in constants and attributes of a graph, and of the graphs inside its nodes, in order of appearance."""
+    found: list[str] = []
+    for tensor in graph.initializer:
+        found += _words(tensor)
+    for node in graph.node:
+        for one in node.attribute:
+            found += [text.decode("utf-8", "replace") for text in one.strings[:_WORDS]]
+            if one.type == onnx.AttributeProto.TENSOR:
+                found += _words(one.t)
+        for body in bodies(node):
+            found += held_words(body)
+    return tuple(dict.fromkeys(found))[:_WORDS]
+
+
+def _words(tensor: onnx.TensorProto) -> list[str]:
+    return [text.decode("utf-8", "replace") for text in tensor.string_data[:_WORDS]]
 
 
 def captured(node: onnx.NodeProto) -> tuple[str, ...]:

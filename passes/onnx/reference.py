@@ -13,7 +13,9 @@ import numpy.typing as npt
 from joulec.passes.onnx.errors import ModelError, one_line
 from joulec.passes.onnx.evaluator import EVALUATOR, EvaluationError, EvaluationTimeout
 from joulec.passes.onnx.fold import is_random
-from joulec.passes.verification import Reference, ReferenceRefusal, Runner, VerificationError
+from joulec.passes.onnx.program import form_of
+from joulec.passes.verification import Reference, ReferenceRefusal, Runner, VerificationError, largest_error
+from joulec.profiler.values import TEXT, as_formed, is_tensor
 
 _Array = npt.NDArray[Any]
 
@@ -36,13 +38,16 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
     import onnx
 
     definition = model.SerializeToString()
-    declared = [tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in model.graph.output]
+    declared = [(form_of(value), _sizes(value)) for value in model.graph.output]
 
-    def checked(found: Sequence[_Array]) -> Sequence[_Array]:
-        for array, shape in zip(found, declared, strict=True):
-            if np.shape(array) != shape:
-                raise ReferenceRefusal(f"these inputs give shape {list(np.shape(array))} in place of {list(shape)}")
-        return found
+    def checked(found: Sequence[Any]) -> Sequence[Any]:
+        formed = []
+        for one, (form, sizes) in zip(found, declared, strict=True):
+            shape = np.shape(one) if is_tensor(form) else ()
+            if sizes is not None and (len(shape) != len(sizes) or any(map(_apart, shape, sizes))):
+                raise ReferenceRefusal(f"these inputs give shape {list(shape)} in place of {list(sizes)}")
+            formed.append(as_formed(one, form) if TEXT in form else one)
+        return formed
 
     def by_onnx(given: Mapping[str, _Array], limit_s: float = time_limit_s) -> Sequence[_Array]:
         return checked(_in_a_process(definition, given, limit_s))
@@ -54,7 +59,7 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
 
         def twice(given: Mapping[str, _Array]) -> Sequence[_Array]:
             first, second = run(given), run(given)
-            if not all(np.array_equal(one, other, equal_nan=True) for one, other in zip(first, second, strict=True)):
+            if largest_error(first, second):
                 raise ReferenceRefusal("the model draws random numbers")
             return first
 
@@ -78,6 +83,18 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
 
     second = partial(by_onnx, limit_s=_SECOND_LIMIT_S)
     return Reference(f"onnxruntime {onnxruntime.__version__}", steady(by_onnxruntime), second, rounds)
+
+
+def _sizes(value: Any) -> tuple[int | None, ...] | None:
+    """The shape that is stated for an output; None where none is, or the output is no tensor."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    known = (dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+    return tuple(d.dim_value if k else None for d, k in zip(value.type.tensor_type.shape.dim, known, strict=True))
+
+
+def _apart(size: int, stated: int | None) -> bool:
+    return stated is not None and size != stated
 
 
 def _rounds(node: Any) -> bool:

@@ -12,7 +12,7 @@ from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold
 from joulec.passes.onnx.observing import foreign_results, observed, unknown_outputs
 from joulec.passes.onnx.places import Place
-from joulec.passes.onnx.program import Program, dimensions, title
+from joulec.passes.onnx.program import Program, dimensions, form_of, title
 from joulec.passes.onnx.rebatching import Rebatching
 from joulec.passes.onnx.rows import Batched, prove
 
@@ -71,6 +71,7 @@ def _direct(
     """
     try:
         alone, result = _folded(program, single), _folded(program, wanted)
+        _check_rows(*alone[:2], batch)
         if result[2] == batch and prove(Batched(alone[0], alone[1], 1), Batched(result[0], result[1], batch), {}):
             return result
     except ModelError:
@@ -88,7 +89,9 @@ def _asked(program: Program, asked: Mapping[str, Sequence[int]]) -> Shapes:
     shapes: Shapes = {}
     for name, value in inputs.items():
         if not value.type.HasField("tensor_type"):
-            raise ModelError(f"{program.name}: input '{name}' is no tensor; joulec takes tensors only")
+            if name in asked:
+                raise ModelError(f"{program.name}: input '{name}' is {form_of(value)}, which has no shape to be given")
+            continue
         shapes[name] = dimensions(value)
         if name not in asked:
             if not value.type.tensor_type.HasField("shape"):
@@ -128,6 +131,9 @@ def _folded(program: Program, shapes: Shapes) -> tuple[Program, dict[str, Tensor
         program.declared = {}
     fixed = []
     for value in program.inputs:
+        if value.name not in shapes:
+            fixed.append(value)
+            continue
         shape = shapes[value.name]
         for axis, size in enumerate(shape):
             if not isinstance(size, int):
@@ -169,8 +175,22 @@ def _overridden(program: Program, shapes: Shapes) -> bool:
     return any(
         isinstance(known, int) and known != size
         for value in program.inputs
-        for known, size in zip(dimensions(value), shapes[value.name], strict=False)
+        for known, size in zip(dimensions(value), shapes.get(value.name, ()), strict=False)
     )
+
+
+def _check_rows(program: Program, types: Mapping[str, TensorType], batch: int) -> None:
+    """Refuse a batch where an input or output is no tensor of numbers with rows."""
+    for value in (*program.inputs, *program.outputs):
+        type = types.get(value.name)
+        if type is None or type.dtype == "object":
+            holds = (
+                f"is {form_of(value)}" if type is not None or "(" in form_of(value) else "has as many as data decide"
+            )
+            raise ModelError(
+                f"{program.name}: the batch cannot be set to {batch}: '{value.name}' has no row for each example, it "
+                f"{holds}; give the shapes that you want with --input-shapes"
+            )
 
 
 def _rebatched(program: Program, shapes: Shapes, batch: int) -> tuple[Program, dict[str, TensorType], int | None]:
@@ -189,6 +209,7 @@ def _rebatched(program: Program, shapes: Shapes, batch: int) -> tuple[Program, d
         )
     if old == batch:
         return file, before, old
+    _check_rows(file, before, batch)
     if not old:
         raise ModelError(f"{program.name}: a batch of 0 cannot become {batch}; give shapes with --input-shapes")
     wanted: Shapes = {name: (batch, *shape[1:]) if shape else () for name, shape in shapes.items()}

@@ -68,8 +68,8 @@ def compile(
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Model:
-    """Load an artifact that ``joulec compile`` or `Model.save` wrote; see `joulec.runtime.model.load`."""
-    from joulec.runtime.model import load as load_model
+    """Load an artifact that ``joulec compile`` or `Model.save` wrote; see `joulec.runtime.loading.load`."""
+    from joulec.runtime.loading import load as load_model
 
     return load_model(path, threads=threads, variant=variant)
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 import joulec
+from joulec.around import outside_budget, parts_work
 from joulec.benches import open_workbench
 from joulec.externals import warn_externals
 from joulec.faults import find_culprit
@@ -46,6 +48,7 @@ from joulec.rounding import operator_errors
 from joulec.runtime.manifest import Budget, Entry, EntryKey, Manifest, TensorInfo
 from joulec.runtime.model import Model
 from joulec.searching import Searched, search_all
+from joulec.sources import SourceError
 from joulec.variants import Variant, Variants, find_variants, parse_variants, settle_names
 
 _Array = npt.NDArray[Any]
@@ -82,18 +85,21 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
     parse_variants(options.variants)
     with open_workbench(options, progress) as bench:
         found = search_all(model, options, bench, progress)
+        _check_compiled(found, bench)
         frontiers = Frontiers(options, bench, progress)
         variants = find_variants(found, options, frontiers, progress)
         findings = () if options.report is None else tuple(find(one, bench, frontiers) for one in found)
         bench.pause()
         progress.stage("building the module")
         compiled = _build(variants, options, bench)
-        warn_externals((one for entry in compiled.manifest.entries for one in entry.assignment), progress)
+        warn_externals(compiled.manifest.assigned(), progress)
         try:
             progress.stage("measuring the result")
             before = _measure_all(compiled, variants, options, bench) if options.measure else {}
             progress.stage("comparing with the original")
             verified = _verify(compiled, variants, options, bench)
+            if found[0].source.around is not None:
+                verified = _verify_whole(compiled, variants, options, verified, progress)
             if verified.inputs == 0:
                 progress.warn(
                     "the model takes none of the random inputs that were tried, or draws random numbers itself: the "
@@ -118,6 +124,19 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
         return Compiled(compiled, report, bench.meter.why, findings)
 
 
+def _check_compiled(found: Sequence[Searched], bench: Workbench) -> None:
+    """Refuse a model of which nothing is compiled where the back end has no empty functions.
+
+    Raises:
+        SourceError: it is one.
+    """
+    if bench.backend.name == "relay" and not all(one.source.graph.outputs for one in found):
+        raise SourceError(
+            "nothing of this model can be compiled (it works on text, sequences, optionals, or sizes that depend on "
+            "data alone): run it in ONNX Runtime, or compile it with joulec[relax]"
+        )
+
+
 def _entry_json(
     one: Searched,
     variants: Variants,
@@ -127,12 +146,12 @@ def _entry_json(
 ) -> dict[str, Any]:
     """A batch size in the report: the best under the objective, and the variants beside it."""
     ours = [variant for variant in variants.items if variant.batch == one.source.batch]
-    best = ours[0]
-    entry = entry_json(one.result, measured.get(best.key), errors[best.key])
+    best, around = ours[0], one.source.around
+    entry = entry_json(one.result, measured.get(best.key), errors[best.key], around)
     if not variants.names:
         return entry
     order = sorted(ours, key=lambda variant: variants.names.index(names[variant.key]))
-    shown = [variant_json(names[one.key], one.plan, measured.get(one.key), errors[one.key]) for one in order]
+    shown = [variant_json(names[one.key], one.plan, measured.get(one.key), errors[one.key], around) for one in order]
     return {**entry, "variant": names[best.key], "variants": shown}
 
 
@@ -141,6 +160,7 @@ def _build(variants: Variants, options: CompileOptions, bench: Workbench) -> Mod
     for one in variants.items:
         exporter.add(_function(one), one.plan.graph, one.plan.assignment)
     exported = exporter.finish()
+    around = variants.items[0].searched.source.around
     entries = tuple(_entry(one, point.weights) for one, point in zip(variants.items, exported.entries, strict=True))
     objective = (
         options.objective
@@ -160,15 +180,17 @@ def _build(variants: Variants, options: CompileOptions, bench: Workbench) -> Mod
         frontend=bench.backend.name,
         variants=variants.names,
         parallel=exported.parallel,
+        parts=None if around is None else around.parts,
     )
-    return _load(exported, manifest, bench)
+    return _load(exported, manifest, bench, {} if around is None else around.definitions)
 
 
-def _load(exported: Any, manifest: Manifest, bench: Workbench) -> Model:
+def _load(exported: Any, manifest: Manifest, bench: Workbench, parts: Mapping[str, bytes]) -> Model:
     with tempfile.TemporaryDirectory(prefix="joulec-") as folder:
         library = Path(folder) / "library.so"
         load_tools(bench.backend.name).build_library(exported.module, bench.target, library)
-        return Model(manifest, library, exported.weights, exported.externals, threads=bench.target.threads)
+        externals = {**exported.externals, **parts}
+        return Model(manifest, library, exported.weights, externals, threads=bench.target.threads)
 
 
 def _function(one: Variant) -> str:
@@ -191,9 +213,9 @@ def _entry(one: Variant, weights: tuple[str, ...]) -> Entry:
             for name, value in zip(graph.output_names, graph.outputs, strict=True)
         ),
         weights=weights,
-        work=plan_work(plan),
-        origin=plan_budget(one.searched.result.origin),
-        predicted=plan_budget(plan),
+        work=plan_work(plan) + parts_work(one.searched.source.around),
+        origin=outside_budget(one.searched.source.around, plan_budget(one.searched.result.origin)),
+        predicted=outside_budget(one.searched.source.around, plan_budget(plan)),
         assignment=plan_assignment(plan),
         graph=describe_graph(graph),
         variant=one.name,
@@ -238,6 +260,43 @@ def _verify(model: Model, variants: Variants, options: CompileOptions, bench: Wo
     )
 
 
+def _verify_whole(
+    model: Model, variants: Variants, options: CompileOptions, core: Verified, progress: Progress
+) -> Verified:
+    """Compare the whole of a model in parts with the original, once its compiled function agrees with what it is for.
+
+    Where rounding decides in the tail (a threshold, an order), outputs may differ by more than rounding; then the parts
+    must agree with the original's own values in the compiled function's place.
+    """
+    tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
+    worst, around = core.max_relative_error, variants.items[0].searched.source.around
+    assert around is not None
+    inputs = [sample.given for sample in around.samples]
+    names = model.input_names
+    for one in variants.items:
+        run = partial(_run_whole, model, one, names)
+        try:
+            worst = max(worst, verify(around.reference, run, inputs, tolerance).max_relative_error)
+        except VerificationError as error:
+            staging = around.staging(model.threads)
+            try:
+                verify(around.reference, partial(around.run, staging), inputs, tolerance)
+            except VerificationError:
+                raise VerificationError(
+                    f"batch {one.batch}: {error}; what runs before or after the compiled function is at fault; "
+                    "nothing was written"
+                ) from error
+            progress.warn(
+                "the compiled function agrees with the original, and so does what runs after it on the original's "
+                f"values; the outputs of both together differ ({error}): rounding decides there"
+            )
+    return replace(core, inputs=len(inputs), max_relative_error=worst, reference=around.reference.name)
+
+
+def _run_whole(model: Model, one: Variant, names: Sequence[str], given: Mapping[str, Any]) -> Sequence[Any]:
+    return model.run_batch(one.batch, [given[name] for name in names], one.name)
+
+
 def _rounding(model: Model, variants: Variants, options: CompileOptions) -> dict[EntryKey, list[float | None]]:
     """By batch size and variant, the errors of operators that round in their own way."""
     tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
@@ -250,7 +309,7 @@ def _rounding(model: Model, variants: Variants, options: CompileOptions) -> dict
 
 def _runner(model: Model, one: Variant) -> Callable[[Mapping[str, _Array]], Sequence[_Array]]:
     names = [value.name for value in one.searched.source.graph.inputs]
-    return lambda given: model.run_batch(one.batch, [np.asarray(given[name], order="C") for name in names], one.name)
+    return lambda given: model.run_compiled(one.batch, [np.asarray(given[name], order="C") for name in names], one.name)
 
 
 def _graph_runner(
@@ -283,7 +342,7 @@ def _graph_runner(
             batched=False,
             frontend=bench.backend.name,
         )
-        with _load(exported, manifest, bench) as model:
+        with _load(exported, manifest, bench, {}) as model:
             return _runner(model, replace(one, name=None))(given)
 
     return run
@@ -296,8 +355,12 @@ def _measure_all(model: Model, variants: Variants, options: CompileOptions, benc
     """
     measured = {}
     for one in variants.items:
-        given = one.searched.source.inputs(options.seed)[0]
-        arrays = [given[value.name] for value in one.searched.source.graph.inputs]
+        source = one.searched.source
+        if source.around is not None and not source.around.samples:
+            measured[one.key] = Budget()
+            continue
+        given = source.inputs(options.seed)[0] if source.around is None else source.around.samples[0].given
+        arrays = [given[name] for name in model.input_names]
         try:
             with bench.turn():
                 timing = model.time(one.batch, warmup=5, meter=bench.meter.meter, variant=one.name, inputs=arrays)

@@ -14,6 +14,7 @@ from joulec.explain import explain, rules_named
 from joulec.options import CompileOptions, OptionError
 from joulec.passes.bench import Bench
 from joulec.passes.onnx.exporter import export_onnx
+from joulec.passes.onnx.exporter_parts import export_whole
 from joulec.passes.onnx.reference import onnx_reference
 from joulec.passes.search.frontier import FrontierSearch
 from joulec.passes.search.objective import weighted
@@ -72,7 +73,7 @@ def optimize_model(
 
 
 def _entry(one: Searched, bench: Bench, options: CompileOptions, progress: Progress, extras: Extras) -> dict[str, Any]:
-    entry = entry_json(one.result, None)
+    entry = entry_json(one.result, None, around=one.source.around)
     objective = objective_of(options)
     if extras.explain is not None:
         entry["explain"] = explain(one, bench, objective, search_options(options), extras.explain or None)
@@ -89,7 +90,8 @@ def _write(found: Sequence[Searched], output: Path, options: CompileOptions, pro
     """Write the one better graph once it is seen to compute what the original computes."""
     (one,) = found
     progress.stage("writing the graph")
-    written = export_onnx(one.result.best.graph, output.stem)
+    best, around = one.result.best.graph, one.source.around
+    written = export_onnx(best, output.stem) if around is None else export_whole(best, around.whole, output.stem)
     progress.stage("comparing with the original")
     verified = compare(one, written, options)
     write_file(output, written.SerializeToString())
@@ -102,8 +104,11 @@ def compare(one: Searched, written: onnx.ModelProto, options: CompileOptions) ->
     Raises:
         VerificationError: they differ by more than the tolerance.
     """
-    names = [value.name for value in one.source.graph.inputs]
     runner = onnx_reference(written)
     tolerance = DEFAULT_TOLERANCE if options.max_error is None else options.max_error
+    if one.source.around is not None:
+        around = one.source.around
+        return verify(around.reference, runner.run, [sample.given for sample in around.samples], tolerance)
+    names = [value.name for value in one.source.graph.inputs]
     inputs = [{name: given[name] for name in names} for given in one.source.inputs(options.seed)]
     return verify(one.source.reference(), runner.run, inputs, tolerance)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from joulec.around import Around, outside_budget
 from joulec.passes.bench import ProfilingTotals
 from joulec.passes.graph import Graph, Node
 from joulec.passes.search.choices import Choice
 from joulec.passes.search.results import Plan, SearchResult
 from joulec.passes.verification import Verified
 from joulec.profiler.candidate import NO_WORK, Work
-from joulec.runtime.manifest import Assigned, Budget
+from joulec.runtime.manifest import Assigned, Budget, part_assigned
 
 
 def plan_budget(plan: Plan) -> Budget:
@@ -102,36 +103,50 @@ def budget_json(budget: Budget | None) -> dict[str, Any]:
 
 
 def entry_json(
-    result: SearchResult, measured: Budget | None, errors: Sequence[float | None] | None = None
+    result: SearchResult,
+    measured: Budget | None,
+    errors: Sequence[float | None] | None = None,
+    around: Around | None = None,
 ) -> dict[str, Any]:
-    """One entry of the report; ``errors`` are those of the operators, in order."""
+    """One entry of the report.
+
+    Args:
+        errors: those of the operators, in order.
+        around: what runs before and after the graph.
+    """
     return {
-        "origin": budget_json(plan_budget(result.origin)),
-        "predicted": budget_json(plan_budget(result.best)),
+        "origin": budget_json(outside_budget(around, plan_budget(result.origin))),
+        "predicted": budget_json(outside_budget(around, plan_budget(result.best))),
         "measured": budget_json(measured),
         "search": search_json(result),
-        "assignment": _assignment_json(result.best, errors),
+        "assignment": _assignment_json(result.best, errors, around),
     }
 
 
-def _assignment_json(plan: Plan, errors: Sequence[float | None] | None) -> list[dict[str, Any]]:
+def _assignment_json(plan: Plan, errors: Sequence[float | None] | None, around: Around | None) -> list[dict[str, Any]]:
     assignment = plan_assignment(plan)
     if errors is not None:
         assignment = tuple(replace(one, relative_error=e) for one, e in zip(assignment, errors, strict=True))
-    return [asdict(assigned) for assigned in assignment]
+    head, tail = (None, None) if around is None else (around.parts.head, around.parts.tail)
+    before, after = ([] if part is None else [part_assigned(part)] for part in (head, tail))
+    return [asdict(assigned) for assigned in (*before, *assignment, *after)]
 
 
 def variant_json(
-    name: str | None, plan: Plan, measured: Budget | None, errors: Sequence[float | None] | None
+    name: str | None,
+    plan: Plan,
+    measured: Budget | None,
+    errors: Sequence[float | None] | None,
+    around: Around | None = None,
 ) -> dict[str, Any]:
-    """One variant of a batch size; ``errors`` as of `entry_json`."""
+    """One variant of a batch size; ``errors`` and ``around`` as of `entry_json`."""
     counts = Counter(rule for rule, _ in plan.applied)
     return {
         "variant": name,
-        "predicted": budget_json(plan_budget(plan)),
+        "predicted": budget_json(outside_budget(around, plan_budget(plan))),
         "measured": budget_json(measured),
         "substitutions": [{"rule": rule, "count": count} for rule, count in sorted(counts.items())],
-        "assignment": _assignment_json(plan, errors),
+        "assignment": _assignment_json(plan, errors, around),
     }
 
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from joulec.npz import described, read_inputs, write_outputs
 from joulec.options import OptionError, check_artifact
 from joulec.profiler.meters.choose import choose_meter
 from joulec.runtime.drive import drive
-from joulec.runtime.inputs import InputError
-from joulec.runtime.model import Model, load
+from joulec.runtime.loading import load
+from joulec.runtime.model import Model
 from joulec.runtime.policies import POLICIES
 from joulec.runtime.session import Session
-
-_Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def run_artifact(path: Path, options: RunOptions, stage: Callable[[str], None] =
     check_artifact(path)
     stage("loading the artifact")
     with load(path, threads=options.threads, variant=options.variant) as model:
-        given = None if options.inputs is None else _read_inputs(options.inputs, model)
+        given = None if options.inputs is None else read_inputs(options.inputs, model)
         if options.in_session:
             return {"session": _session(model, given, options, stage)}
         return _once(model, given, options, stage)
@@ -118,19 +110,16 @@ def _check(options: RunOptions) -> None:
         raise OptionError("a scripted meter needs --duration: it follows the batch sizes of a session")
 
 
-def _once(
-    model: Model, given: list[_Array] | None, options: RunOptions, stage: Callable[[str], None]
-) -> dict[str, Any]:
+def _once(model: Model, given: list[Any] | None, options: RunOptions, stage: Callable[[str], None]) -> dict[str, Any]:
     smallest = model.batch_sizes[0]
     arrays = given or model.random_inputs(smallest, options.seed)
     stage("running")
     results = model.run(arrays)
     named = dict(zip(model.output_names, results, strict=True))
     if options.outputs is not None:
-        _write_outputs(options.outputs, named)
-    report: dict[str, Any] = {
-        "outputs": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in named.items()}
-    }
+        write_outputs(options.outputs, named)
+    forms = {one.name: one.dtype for one in model.manifest.outputs}
+    report: dict[str, Any] = {"outputs": {name: described(value, forms[name]) for name, value in named.items()}}
     if options.print_time:
         stage(f"timing {options.repeat} calls")
         report["time"] = _time(model, arrays, options)
@@ -140,15 +129,17 @@ def _once(
     return report
 
 
-def _fitting(model: Model, arrays: list[_Array]) -> tuple[int, list[_Array] | None]:
+def _fitting(model: Model, arrays: list[Any]) -> tuple[int, list[Any] | None]:
     """The batch size that the arrays have exactly, with them; else the smallest, for which random ones are made."""
+    if model.manifest.parts is not None:
+        return model.batch_sizes[0], arrays
     shapes = [array.shape for array in arrays]
     fitting = (e.batch for e in model.manifest.entries if [tensor.shape for tensor in e.inputs] == shapes)
     fits = next(fitting, None)
     return (model.batch_sizes[0], None) if fits is None else (fits, arrays)
 
 
-def _profile(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, Any]:
+def _profile(model: Model, arrays: list[Any], options: RunOptions) -> dict[str, Any]:
     batch, given = _fitting(model, arrays)
     try:
         steps = model.profile(batch, repeats=options.repeat, seed=options.seed, inputs=given)
@@ -170,7 +161,7 @@ def _profile(model: Model, arrays: list[_Array], options: RunOptions) -> dict[st
     return {"batch": batch, "calls": options.repeat, "time_s": sum(step.time_s for step in steps), "steps": listed}
 
 
-def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, Any]:
+def _time(model: Model, arrays: list[Any], options: RunOptions) -> dict[str, Any]:
     batch, given = _fitting(model, arrays)
     chosen = choose_meter(options.meter or "auto", device_kind=model.device_kind, threads=model.threads)
     try:
@@ -193,7 +184,7 @@ def _time(model: Model, arrays: list[_Array], options: RunOptions) -> dict[str, 
 
 
 def _session(
-    model: Model, given: list[_Array] | None, options: RunOptions, stage: Callable[[str], None]
+    model: Model, given: list[Any] | None, options: RunOptions, stage: Callable[[str], None]
 ) -> dict[str, Any]:
     assert options.duration_s is not None
     begun_s = told_s = time.monotonic()
@@ -223,42 +214,3 @@ def _session(
         each=tell,
     )
     return result.to_json()
-
-
-def _read_inputs(path: Path, model: Model) -> list[_Array]:
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no .npz file, or cut short")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                found = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(
-            f"cannot read inputs from {path}: {reason}; write them with numpy.savez(path, name=array)"
-        ) from error
-    differing = sorted(set(found) ^ set(model.input_names))
-    if differing:
-        raise InputError(
-            f"{path} {'holds' if differing[0] in found else 'lacks'} the input {differing[0]!r}; "
-            f"it holds {', '.join(found) or 'nothing'}, the model takes {', '.join(model.input_names) or 'nothing'}"
-        )
-    return [np.ascontiguousarray(found[name]) for name in model.input_names]
-
-
-def _write_outputs(path: Path, named: dict[str, _Array]) -> None:
-    """An .npz that takes the path's place when complete; any name may be an output's."""
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            raise OptionError(f"cannot write outputs to {path}: it exists and is not a file; name another")
-        with tempfile.TemporaryDirectory(prefix=".joulec-", dir=target.parent) as folder:
-            fresh = Path(folder, "outputs.npz")
-            with zipfile.ZipFile(fresh, "w") as archive:
-                for name, array in named.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-            fresh.replace(target)
-    except OSError as error:
-        raise OptionError(f"cannot write outputs to {path}: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from joulec.around import priced
 from joulec.benches import open_workbench
 from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
@@ -19,6 +20,7 @@ from joulec.passes.search.large import search
 from joulec.passes.search.objective import Objective, as_objective
 from joulec.passes.search.results import SearchOptions, SearchResult
 from joulec.passes.search.totals import Bounds, BoundsError, Totals
+from joulec.passes.workbench import Workbench
 from joulec.progress import Progress
 from joulec.quantities import show_energy, show_time
 from joulec.report import profile_json
@@ -87,14 +89,14 @@ def search_all(
     for source in sources:
         progress.stage(f"searching for batch {source.batch}")
         bench.limit_search(options.search_time_s)
-        how = search_options(options)
+        how, left = search_options(options), _without_parts(objective, source)
         if end_s < math.inf:
             left_s = max(end_s - time.monotonic(), 0.0)
             how = replace(how, time_limit_s=min(left_s, how.time_limit_s or left_s))
-        result = search(source.graph, bench.rules, costs, objective, how, bench.tidy, progress.search)
+        result = search(source.graph, bench.rules, costs, left, how, bench.tidy, progress.search)
         progress.searched(source.batch, result)
         if not result.met_bounds:
-            raise BoundsError(_nearest(source.batch, result.best.totals, objective))
+            raise BoundsError(_nearest(source.batch, result.best.totals, left))
         found.append(Searched(source, result, costs))
     return found
 
@@ -107,10 +109,37 @@ def _read(
     sources = read_sources(model, bench.tidy, options.batch_sizes, options.input_shapes, options.entry, branches)
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         progress.warn(note)
+    sources = [_priced(source, bench) for source in sources]
     costs = bench.costs(objective)
     if isinstance(costs, MeasuredCosts):
         costs.counts = Counter(node.spec for source in sources for node in source.graph.nodes)
     return sources, costs
+
+
+def _priced(source: Source, bench: Bench) -> Source:
+    """With the costs of what runs before and after the graph, where there is such."""
+    if source.around is None or not isinstance(bench, Workbench):
+        return source
+    with bench.turn():
+        return replace(source, around=priced(source.around, bench.meter.meter, bench.target.threads))
+
+
+def _without_parts(objective: Objective, source: Source) -> Objective:
+    """The objective with what its bounds leave beside the parts that are not searched.
+
+    Raises:
+        BoundsError: they leave nothing.
+    """
+    if source.around is None:
+        return objective
+    bounds, parts = objective.bounds, source.around.parts.there
+    time_s, energy_j = (sum(getattr(part, name) or 0.0 for part in parts) for name in ("time_s", "energy_j"))
+    left_s = None if bounds.max_time_s is None else bounds.max_time_s - time_s
+    left_j = None if bounds.max_energy_j is None else bounds.max_energy_j - energy_j
+    for left, spent in ((left_s, show_time(time_s)), (left_j, show_energy(energy_j))):
+        if left is not None and left <= 0:
+            raise BoundsError(f"batch {source.batch}: what runs outside of the compiled function alone takes {spent}")
+    return replace(objective, bounds=replace(bounds, max_time_s=left_s, max_energy_j=left_j))
 
 
 def _measure_the_most_valuable(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from joulec.around import Around, surround
 from joulec.passes.graph import Graph
 from joulec.passes.verification import (
     Ranges,
@@ -19,6 +20,9 @@ from joulec.passes.verification import (
 
 if TYPE_CHECKING:
     from joulec.passes.onnx.importer import ImportedModel
+
+_NOTHING = Reference("nothing", lambda given: ())
+"""What computes a graph without outputs."""
 
 _WHOLE = ("int32", "int64")
 _SETTLING_S = 20.0
@@ -44,6 +48,7 @@ class Source:
         ranges: of inputs of whole numbers, by name: the least, and the one after the largest.
         notes: what the user should know of how the model was read.
         branched: whether both branches of an If are in the graph; of these, random inputs may take one alone.
+        around: what of the model runs before and after the graph; None where the graph is all of it.
     """
 
     batch: int
@@ -54,9 +59,12 @@ class Source:
     ranges: Ranges = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     branched: bool = False
+    around: Around | None = None
 
     def inputs(self, seed: int) -> list[dict[str, Any]]:
-        """Random inputs that keep to the ranges."""
+        """Random inputs that keep to the ranges; what a head before the graph gives, where there is one."""
+        if self.around is not None and self.around.parts.head is not None and self.around.samples:
+            return [dict(sample.taken) for sample in self.around.samples]
         return random_inputs(self.graph.inputs, seed, self.ranges)
 
     def likely_inputs(self, seed: int) -> list[dict[str, Any]]:
@@ -110,9 +118,15 @@ def _from_onnx(
     imported = import_onnx(model, input_shapes, batch, branches)
     size = batch or imported.batch
     graph = tidy(imported.graph)
-    if input_shapes:
-        check_shapes(imported.model)  # shapes that the model does not take are told before anything is measured
+    if input_shapes:  # shapes that the model does not take are told before anything is measured
+        check_shapes(imported.model if imported.whole is None else imported.whole.model)
     numbers = held_numbers(imported.model.graph)
+    notes = _notes(imported.seen)
+    if imported.whole is not None:
+        core = onnx_reference(imported.model) if graph.outputs else _NOTHING
+        around, more = surround(imported, graph, core)
+        known = (numbers, imported.ranges, (*notes, *more), imported.branched, around)
+        return Source(size or 1, False, graph, lambda: core, *known)
     ranges = _settled(imported, graph, numbers)
     return Source(
         size or 1,
@@ -121,7 +135,7 @@ def _from_onnx(
         lambda: onnx_reference(imported.model),
         numbers,
         ranges,
-        _notes(imported.seen),
+        notes,
         imported.branched,
     )
 

@@ -13,8 +13,9 @@ from joulec.options import OptionError, check_artifact
 from joulec.profiler.meter import Meter, Occupied
 from joulec.profiler.meters.choose import choose_meter
 from joulec.profiler.power import idle_power_w
+from joulec.runtime.loading import load
 from joulec.runtime.manifest import EntryKey
-from joulec.runtime.model import Model, load
+from joulec.runtime.model import Model
 from joulec.runtime.scripted import read_script
 from joulec.runtime.sweep import CpuUtilization, sweep_size
 from joulec.runtime.variant import check_variants

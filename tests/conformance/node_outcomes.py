@@ -41,7 +41,7 @@ def joulec(case: NodeCase) -> Outcome:
         with compiled:
             path = compiled.save(Path(folder) / "model.joulec")
         with joulec.load(path) as model:
-            algorithms = {one.algorithm.split("(")[0] for one in model.manifest.entries[0].assignment}
+            algorithms = {one.algorithm.split("(")[0] for one in model.manifest.assigned()}
             try:
                 found = model(*case.inputs)
             except (ValueError, RuntimeError) as error:
@@ -92,16 +92,27 @@ def difference(case: NodeCase, found: Sequence[Any]) -> str:
     if len(found) != len(case.outputs):
         return f"{len(found)} outputs instead of {len(case.outputs)}"
     for index, (got, want) in enumerate(zip(found, case.outputs, strict=True)):
-        if not isinstance(want, (np.ndarray, np.generic)):
-            return f"output {index} is no tensor"
-        got = np.asarray(got)
-        if got.shape != want.shape:
-            return f"output {index} has shape {list(got.shape)} instead of {list(want.shape)}"
-        if got.dtype != want.dtype:
-            return f"output {index} has dtype {got.dtype} instead of {want.dtype}"
-        if not _close(got, want, case.rtol, case.atol):
-            return f"output {index} has other values"
+        problem = _difference(case, got, want)
+        if problem:
+            return f"output {index} {problem}"
     return ""
+
+
+def _difference(case: NodeCase, got: Any, want: Any) -> str:
+    if isinstance(want, list):
+        if not isinstance(got, list) or len(got) != len(want):
+            return f"is {type(got).__name__} instead of a list of {len(want)}"
+        return next(filter(None, (_difference(case, *pair) for pair in zip(got, want, strict=True))), "")
+    if not isinstance(want, (np.ndarray, np.generic)):
+        return "is no tensor"
+    if isinstance(got, list) or got is None:
+        return "is a list or none instead of a tensor"
+    got = np.asarray(got)
+    if got.shape != want.shape:
+        return f"has shape {list(got.shape)} instead of {list(want.shape)}"
+    if got.dtype != want.dtype:
+        return f"has dtype {got.dtype} instead of {want.dtype}"
+    return "" if _close(got, want, case.rtol, case.atol) else "has other values"
 
 
 def _close(got: Any, want: Any, rtol: float, atol: float) -> bool:

@@ -26,6 +26,7 @@ from joulec.runtime import (
 from joulec.runtime import artifact as module
 from joulec.runtime.arrangements import arrange
 from joulec.runtime.fields import ManifestError
+from joulec.runtime.manifest import FORMAT_VERSION
 
 WEIGHTS = {
     "w0": np.arange(6, dtype="float32").reshape(2, 3),
@@ -198,7 +199,9 @@ def _set(*place_and_value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("manifest", "format_version", 3), "newer"),
+        (_set("manifest", "format_version", FORMAT_VERSION + 1), "newer"),
+        (_set("manifest", "parts", []), "parts must be an object"),
+        (_set("manifest", "entries", 0, "outputs", []), "no outputs"),
         (_set("manifest", "threads", "two"), "threads must be a whole number"),
         (_set("manifest", "threads", 0), "threads must be at least 1"),
         (_set("manifest", "batched", 1), "batched must be true or false"),
@@ -250,7 +253,7 @@ def test_unbatched_entries_may_have_any_shapes(described):
 def test_an_artifact_of_the_first_format_still_loads(written, described):
     def age(found, members):
         found["manifest"]["format_version"] = 1
-        del found["manifest"]["variants"]
+        del found["manifest"]["variants"], found["manifest"]["parts"]
         for one in found["manifest"]["entries"]:
             del one["variant"]
 

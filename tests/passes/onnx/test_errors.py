@@ -94,11 +94,6 @@ def test_operands_that_do_not_fit(make):
     assert "shapes do not fit for inputs x[1, 5]" in _refused(model, {"x": [1, 5]})
 
 
-def test_shape_that_depends_on_data(make):
-    model = make([helper.make_node("NonZero", ["x"], ["y"], name="where")], {"x": (2, 3)})
-    assert "at node 'where' (NonZero) cannot be told ahead" in _refused(model)
-
-
 def test_ceil_mode_on_which_onnx_and_runtimes_differ(make):
     node = helper.make_node(
         "MaxPool", ["x"], ["y"], name="pool", kernel_shape=[2, 2], strides=[3, 3], pads=[1, 1, 1, 1], ceil_mode=1

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import joulec
 from joulec.passes.graph import Opaque
-from joulec.passes.onnx import ModelError, import_onnx
+from joulec.passes.onnx import import_onnx
 from joulec.runtime.external import ExternalError
 
 pytest.importorskip("onnxruntime")
@@ -105,7 +105,7 @@ def test_branches_of_unknown_shape_of_which_one_takes_these_inputs(run, distance
         assert distance(made(**given), run(source, given)[0]) <= 1e-5
 
 
-def test_outputs_whose_shape_the_data_decide_are_refused():
+def test_outputs_whose_shape_the_data_decide_are_none_of_the_graph():
     unique = [helper.make_node("Unique", ["x"], ["y"])]
     counted = [
         helper.make_node("Squeeze", ["x"], ["n"]),
@@ -117,8 +117,9 @@ def test_outputs_whose_shape_the_data_decide_are_refused():
         (counted, TensorProto.INT64, [1], numbers),
     ):
         source = model(nodes, [("x", shape, kind)], [("y", ["k"], kind)], weights)
-        with pytest.raises(ModelError, match=r"the shape of output 'y' at node .* cannot be told ahead"):
-            import_onnx(source)
+        imported = import_onnx(source)
+        assert "y" not in imported.output_names
+        assert imported.whole.partition.tail.outputs == ("y",)
 
 
 def test_a_call_with_data_of_another_shape_ends_in_an_error():

@@ -1,0 +1,56 @@
+"""Forms of values beside tensors of numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from joulec.profiler.values import FormError, as_formed, is_tensor, nesting, random_value
+
+
+def test_forms_are_taken_apart():
+    assert nesting("optional(sequence(text))") == ("optional", "sequence(text)")
+    assert nesting("float32") == ("", "float32")
+    assert is_tensor("text")
+    assert not is_tensor("map(int64,float32)")
+
+
+@pytest.mark.parametrize("given", [["a", "é"], np.array(["a", "é"]), np.array([b"a", "é".encode()], object)])
+def test_text_becomes_objects(given):
+    found = as_formed(given if isinstance(given, np.ndarray) else np.array(given), "text")
+    assert (found.dtype, found.tolist()) == (np.dtype(object), ["a", "é"])
+
+
+def test_text_keeps_its_shape():
+    assert as_formed(np.array("one"), "text").shape == ()
+    assert as_formed(np.empty((2, 0), "U1"), "text").shape == (2, 0)
+
+
+def test_sequences_optionals_and_what_they_hold():
+    found = as_formed([np.zeros(2), None], "sequence(optional(float32))")
+    assert found[0].dtype == np.float32
+    assert found[1] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "form"),
+    [
+        (np.zeros(2), "text"),
+        (np.zeros(2), "sequence(float32)"),
+        (None, "float32"),
+        (np.array([1, "a"], object), "text"),
+    ],
+)
+def test_what_has_another_form_is_refused(given, form):
+    with pytest.raises(FormError):
+        as_formed(given, form)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [("text", (2, None)), ("sequence(int64)", (4,)), ("optional(sequence(text))", None), ("bool", None)],
+)
+def test_random_values_have_their_form(form, shape):
+    first, second = (random_value(np.random.default_rng(3), form, shape, ("word",)) for _ in range(2))
+    assert str(first) == str(second)
+    assert str(as_formed(first, form)) == str(first)

@@ -1,0 +1,83 @@
+"""Head and tail around a compiled function, and what the manifest says of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from joulec.runtime.external import ExternalError
+from joulec.runtime.fields import ManifestError
+from joulec.runtime.inputs import InputError
+from joulec.runtime.manifest import TensorInfo
+from joulec.runtime.parts import Part, Parts, ValueInfo
+from joulec.runtime.staging import Staging
+
+HEAD = Part("head", "reference-h", "onnx.reference", "StringSplit", 1, ("words",), ("pieces", "counts"))
+TAIL = Part("tail", "reference-t", "onnx.reference", "NonZero", 1, ("doubled",), ("places",))
+PARTS = Parts(
+    (ValueInfo("words", "text", (None,)),), (ValueInfo("places", "int64", (1, None)),), HEAD, TAIL, ("a b", "")
+)
+INPUTS, OUTPUTS = (TensorInfo("counts", (2,), "int64"),), (TensorInfo("doubled", (2,), "int64"),)
+
+
+def _definition(node, inputs, outputs):
+    infos = [[helper.make_tensor_value_info(name, kind, None) for name, kind in values] for values in (inputs, outputs)]
+    graph = helper.make_graph([node], "part", *infos)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+
+
+@pytest.fixture
+def staging():
+    split = helper.make_node("StringSplit", ["words"], ["pieces", "counts"], delimiter=" ")
+    found = helper.make_node("NonZero", ["doubled"], ["places"])
+    definitions = {
+        "reference-h": _definition(
+            split, [("words", TensorProto.STRING)], [("pieces", TensorProto.STRING), ("counts", TensorProto.INT64)]
+        ),
+        "reference-t": _definition(found, [("doubled", TensorProto.INT64)], [("places", TensorProto.INT64)]),
+    }
+    return Staging(PARTS, definitions, threads=1)
+
+
+def _run(staging, words):
+    return staging.run([words], INPUTS, OUTPUTS, lambda arrays: [2 * arrays[0] - 2])
+
+
+def test_values_go_from_head_to_compiled_function_to_tail(staging):
+    (places,) = _run(staging, ["one two", "three"])
+    assert (places.tolist(), places.dtype) == ([[0]], np.int64)
+    assert _run(staging, ["one two", "three four"])[0].tolist() == [[0, 1]]
+
+
+def test_a_head_that_gives_another_shape_than_was_compiled_is_told(staging):
+    with pytest.raises(InputError, match=r"they give 'counts' as int64\[3\], where int64\[2\] was compiled"):
+        _run(staging, ["a", "b", "c"])
+
+
+def test_what_is_no_text_is_refused(staging):
+    with pytest.raises(InputError, match=r"input 'words' must be text\[\?\], not float64\[2\]"):
+        _run(staging, np.zeros(2))
+    with pytest.raises(InputError, match=r"must be text\[\?\], not text\[1,1\]"):
+        _run(staging, np.array([["a"]]))
+
+
+def test_a_part_that_is_missing_is_told():
+    with pytest.raises(ExternalError, match="StringSplit is not in the artifact"):
+        Staging(PARTS, {}, threads=1)
+
+
+def test_parts_round_trip_and_are_checked():
+    from dataclasses import asdict
+
+    assert Parts.from_json(asdict(PARTS), "parts") == PARTS
+    bad = asdict(replace(PARTS, inputs=(replace(PARTS.inputs[0], shape=(-1,)),)))
+    with pytest.raises(ManifestError, match=r"parts.inputs\[0\].shape must be null or a list of sizes and nulls"):
+        Parts.from_json(bad, "parts")
+
+
+def test_random_inputs_hold_words_of_the_model():
+    drawn = {text for seed in range(20) for text in PARTS.random_inputs(seed)[0].tolist()}
+    assert "a b" in drawn
