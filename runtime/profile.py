@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -154,5 +155,5 @@ def _computes(name: str, assigned: Assigned) -> bool:
     family = assigned.algorithm.partition("(")[0]
     if name == FUNCTION:
         return family in _ENGINES
-    base = f"{assigned.operator}_{family}".replace(".", "_")
+    base = re.sub(r"\W", "_", f"{assigned.operator}_{family}")
     return name == base or (name.startswith(base) and name[len(base) :].lstrip("_").isdigit())

@@ -48,6 +48,7 @@ def _unnamed(op: Operator, operands: tuple[Operand, ...], epilogue: tuple[Step, 
 
 def _squeezes(view: Node) -> bool:
     """Whether it drops the height of one of [N,C,1,W] and does nothing else."""
+    if not isinstance(view.op, Reshape) or view.epilogue:
+        return False
     before, after = view.operands[0].type.shape, view.outputs[0].type.shape
-    dropped = len(before) == 4 and before[2] == 1 and after == (*before[:2], before[3])
-    return isinstance(view.op, Reshape) and not view.epilogue and dropped
+    return len(before) == 4 and before[2] == 1 and after == (*before[:2], before[3])

@@ -26,6 +26,8 @@ PARALLEL_ABOVE_BYTES = 1024 * 1024
 """From this traffic on all threads always pay."""
 TASKS_PER_THREAD = 4
 """Tasks that a parallel loop should have per thread, where the work can be cut so."""
+RUNS_PER_THREAD = 4
+"""Into how many runs the tasks of a thread are cut, so that more threads than were compiled for find work too."""
 
 Body = Callable[[Sequence[Any], Sequence[Any]], None]
 
@@ -57,14 +59,19 @@ def f32(value: float) -> Any:
     return tirx.const(value, "float32")
 
 
+def i32(value: int) -> Any:
+    """An int32 constant."""
+    return tirx.const(value, "int32")
+
+
 def local(size: int, dtype: str = "float32") -> Any:
     """A buffer of the enclosing task: in registers where all its indices are constant, else on the stack."""
     return T.alloc_buffer((size,), dtype, scope="local")
 
 
-def workspace(size: int) -> Any:
-    """A float32 buffer of the enclosing task that may be too large for the stack."""
-    return T.alloc_buffer((size,), "float32")
+def workspace(size: int, dtype: str = "float32") -> Any:
+    """A buffer of the enclosing task that may be too large for the stack."""
+    return T.alloc_buffer((size,), dtype)
 
 
 def store(buffer: Any, index: Any, value: Any) -> None:
@@ -82,6 +89,11 @@ def splat(value: Any, width: int) -> Any:
     return tirx.Broadcast(value, width) if width > 1 else value
 
 
+def typed(dtype: str, width: int) -> str:
+    """The dtype of a vector."""
+    return f"{dtype}x{width}" if width > 1 else dtype
+
+
 def bind(value: Any) -> Any:
     """The value under a name: statements that use it stay small, and quick to compile."""
     return value if isinstance(value, int) else T.Bind(value)
@@ -94,6 +106,21 @@ def repeat(count: int, body: Callable[[Any], None], parallel: bool = False) -> N
     elif count > 1:
         with (T.parallel if parallel else T.serial)(0, count) as index:
             body(index)
+
+
+def in_runs(threads: int, extents: Sequence[int], body: Callable[..., None]) -> None:
+    """``body(*indices)`` for all indices, the last fastest, shared by threads in runs of tasks.
+
+    What the body allocates is allocated once per run (see `joulec.passes.kernels.conv_tir.parallel`).
+    """
+    total, runs = math.prod(extents), RUNS_PER_THREAD * threads
+    if threads == 1 or total <= runs:
+        repeat(total, lambda index: body(*unravel(index, extents)), parallel=threads > 1)
+        return
+    with T.parallel(0, runs) as run:
+        begin, end = run * total // runs, (run + 1) * total // runs
+        with T.serial(0, end - begin) as index:
+            body(*unravel(begin + index, extents))
 
 
 def vectors(extent: int, lanes: int, body: Callable[[Any], None]) -> None:
@@ -110,6 +137,17 @@ def vectors(extent: int, lanes: int, body: Callable[[Any], None]) -> None:
     repeat(whole, lambda chunk: vector(chunk * lanes, lanes))
     if rest:
         vector(whole * lanes, rest)
+
+
+def runs(extent: int, lanes: int, body: Callable[[Any, int], None]) -> None:
+    """``body(begin, width)`` for an extent in whole vectors, the rest in one narrower vector.
+
+    Unlike `vectors`, for what TVM does not vectorise by itself: the body loads, computes and stores vectors.
+    """
+    whole, rest = divmod(extent, lanes)
+    repeat(whole, lambda chunk: body(chunk * lanes, lanes))
+    if rest:
+        body(whole * lanes, rest)
 
 
 def pieces(extent: int, size: int, index: Any, body: Callable[[Any, int], None]) -> None:

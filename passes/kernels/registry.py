@@ -13,8 +13,12 @@ from joulec.passes.kernels.conv_pointwise import PointwiseConv
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.cuda.kernel import CudaKernel
 from joulec.passes.kernels.cuda.target import CudaTarget
+from joulec.passes.kernels.dynamic_quantize import DynamicQuantize
 from joulec.passes.kernels.elementwise import Elementwise
+from joulec.passes.kernels.integer_conv import IntegerConv
+from joulec.passes.kernels.integer_matmul import IntegerMatmul
 from joulec.passes.kernels.kernel import CpuTarget, Kernel, Params
+from joulec.passes.kernels.linear_quantize import LinearQuantize
 from joulec.passes.kernels.matmul import PackedMatmul
 from joulec.passes.kernels.movement import Copies, Permute
 from joulec.passes.kernels.normalisation import LocalResponseNormKernel, SoftmaxKernel
@@ -42,6 +46,10 @@ KERNELS: tuple[Kernel, ...] = (
     SoftmaxKernel(),
     LocalResponseNormKernel(),
     RelayoutKernel(),
+    IntegerConv(),
+    IntegerMatmul(),
+    DynamicQuantize(),
+    LinearQuantize(),
 )
 """Every kernel for CPUs, the likelier before the more general."""
 

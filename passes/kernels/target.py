@@ -135,3 +135,8 @@ def _has(canonical: str, feature: str) -> bool:
     from tvm.target import Target, codegen
 
     return bool(codegen.llvm_cpu_has_features(feature, Target(json.loads(canonical))))
+
+
+def has_feature(target: CpuTarget, feature: str) -> bool:
+    """Whether the target's CPU has a feature that LLVM knows by that name."""
+    return _has(target.target, feature)

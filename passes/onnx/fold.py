@@ -31,6 +31,9 @@ _AMPLIFYING = {
 """Operators whose result may be far larger than their operands, with how many of these decide that."""
 _MOST_BYTES = 1 << 28
 
+_SINCE = {"DequantizeLinear": 19, "QuantizeLinear": 19}
+"""Operators whose older versions the reference implementation lacks: this one computes what they did."""
+
 _UNFOLDABLE = (
     NotImplementedError,
     RuntimeError,
@@ -158,7 +161,8 @@ def _compute(node: onnx.NodeProto, program: Program) -> bool:
         [onnx.ValueInfoProto(name=name) for name in feeds],
         [onnx.ValueInfoProto(name=name) for name in outputs],
     )
-    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in program.opsets.items()]
+    versions = {**program.opsets, "": max(program.opset, _SINCE.get(node.op_type, 0))}
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)

@@ -2,16 +2,22 @@
 
 The graph's edges are tensors of numbers with fixed shapes. A value that is none (its shape depends on data; it is text,
 a sequence or an optional) stays inside one opaque node, together with the node that computes it and all that read it.
+So do the sums of an integer product: what is added to them, and their conversion to float32, belong to its node; and
+so do the bytes that are only made to be made floats again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from joulec.passes.onnx.program import references
+
+_SUMS = ("ConvInteger", "MatMulInteger")
+"""Products whose results are sums in int32."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ def regions(nodes: Sequence[onnx.NodeProto], edges: Collection[str], outputs: Co
         for name in references(node):
             if name in producers and name not in edges:
                 _join(leader, producers[name], index)
+    for producer, index in _of_numbers(nodes, producers, outputs):
+        _join(leader, producer, index)
     if all(_find(leader, index) == index for index in range(len(nodes))):
         groups = [[index] for index in range(len(nodes))]
     else:
@@ -57,6 +65,32 @@ def regions(nodes: Sequence[onnx.NodeProto], edges: Collection[str], outputs: Co
         for name in references(node):
             consumers.setdefault(name, set()).add(index)
     return [_region([nodes[index] for index in group], set(group), edges, needed, consumers) for group in groups]
+
+
+def _of_numbers(
+    nodes: Sequence[onnx.NodeProto], producers: Mapping[str, int], outputs: Collection[str]
+) -> list[tuple[int, int]]:
+    """Pairs of a node and the only one that reads its result, which a kernel computes without storing that.
+
+    The one makes sums and the other adds to them or makes them float32, or the one quantises and the other dequantises.
+    """
+    read = Counter(name for node in nodes for name in references(node))
+    quantised = {index for index, node in enumerate(nodes) if node.op_type == "QuantizeLinear" and not node.domain}
+    open_ = {index for index, node in enumerate(nodes) if node.op_type in _SUMS and not node.domain}
+    found = []
+    for index, node in enumerate(nodes):
+        adds, dequantises = node.op_type == "Add", node.op_type == "DequantizeLinear"
+        casts = node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT
+        if node.domain or not (adds or casts or dequantises):
+            continue
+        taken = quantised if dequantises else open_
+        made = [producers[name] for name in node.input[: 2 if adds else 1] if producers.get(name) in taken]
+        if len(made) != 1 or any(name in outputs or read[name] > 1 for name in nodes[made[0]].output):
+            continue
+        found.append((made[0], index))
+        if adds:
+            open_ = (open_ - {made[0]}) | {index}
+    return found
 
 
 def _find(leader: list[int], index: int) -> int:

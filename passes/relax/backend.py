@@ -14,6 +14,7 @@ from joulec.passes.kernels.blocks import ends, fits, without_ends
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.cuda.target import CudaTarget
 from joulec.passes.kernels.cuda.winograd import CudaWinograd
+from joulec.passes.kernels.integer_product import integer_flops
 from joulec.passes.kernels.kernel import CpuTarget, Params
 from joulec.passes.kernels.registry import AnyKernel, kernels_for
 from joulec.passes.kernels.workload import KernelPayload
@@ -97,7 +98,8 @@ class KernelAlgorithm:
         if self.kernel is not None:
             work: Work = self.kernel.work(spec, self.params, self.target)
             return work
-        return Work(float(spec.flops), float(spec.bytes), float(spec.bytes), 4.0 * spec.flops)
+        flops = float(spec.flops or integer_flops(spec))
+        return Work(flops, float(spec.bytes), float(spec.bytes), 4.0 * flops)
 
     def lower_bound_s(self, spec: NodeSpec) -> float:
         """Roofline of the device."""
@@ -166,8 +168,6 @@ class RelaxBackEnd:
         return self._algorithms[spec]
 
     def _all(self, spec: NodeSpec) -> list[KernelAlgorithm]:
-        if isinstance(spec.op, Opaque) and spec.op.dialect == "onnx":
-            return self._outside(spec.op)
         own = [
             KernelAlgorithm(kernel, params, self.target, self.roofline)
             for kernel, params in _native(spec, self.target)
@@ -177,10 +177,12 @@ class RelaxBackEnd:
             return own  # what TVM would do copies all operands
         if isinstance(spec.op, Relayout):
             return own
+        if isinstance(spec.op, Opaque) and spec.op.dialect == "onnx":
+            return [*own, *self._outside(spec.op)]
         return [*own, KernelAlgorithm(None, (), self.target, self.roofline)]
 
     def _outside(self, op: Opaque) -> list[KernelAlgorithm]:
-        """How an operator outside the graph is computed: compiled where that is right, else by an engine."""
+        """How an operator outside the graph is computed without kernels: compiled, or by an engine."""
         if lowers(op):
             return [KernelAlgorithm(None, (), self.target, self.roofline)]
         if isinstance(self.target, CudaTarget):
@@ -223,7 +225,10 @@ class RelaxBackEnd:
 
 
 def _native(spec: NodeSpec, target: CpuTarget | CudaTarget) -> list[tuple[Any, Params]]:
-    if isinstance(spec.op, Opaque) or any(operand.type.dtype != "float32" for operand in spec.operands):
+    if isinstance(spec.op, Opaque):
+        if isinstance(target, CudaTarget) or spec.op.dialect != "onnx" or not spec.op.pure:
+            return []
+    elif any(operand.type.dtype != "float32" for operand in spec.operands):
         return []
     if any(type.size == 0 for type in (*(operand.type for operand in spec.operands), *spec.results)):
         return []

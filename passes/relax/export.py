@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -316,7 +317,7 @@ class Exporter:
         if key not in self._kernels:
             assert algorithm.kernel is not None
             function = algorithm.kernel.build(spec, algorithm.params, algorithm.target)
-            name = f"{spec.op.name}_{algorithm.family}".replace(".", "_")
+            name = re.sub(r"\W", "_", f"{spec.op.name}_{algorithm.family}")
             self._kernels[key] = self._builder.add_func(at_offsets(function, inside) if inside else function, name)
         return self._kernels[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,9 @@ from joulec.passes.onnx.regions import Region
 
 _INLINE_BYTES = 4096
 """Constants up to this size are part of the definition, larger ones are operands."""
+_WEIGHTS = {"ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
+"""Which constant of an integer product is an operand, whatever its size: kernels pack it. All others are part of the
+definition: kernels are made for these scales and zero points."""
 
 
 def convert(source: Source) -> Sequence[Operand]:
@@ -36,12 +40,16 @@ def convert_region(
     controlled = any(True for node in region.nodes for _ in bodies(node))
     state = _ranked if controlled else typed
     names = _renamed(region, keep=nested)
+    products = [node for node in region.nodes if node.op_type in _WEIGHTS]
+    weights = {node.input[_WEIGHTS[node.op_type]] for node in products}
     operands: list[Operand] = []
     inputs: list[onnx.ValueInfoProto] = []
     initializers: list[onnx.TensorProto] = []
     for name in region.inputs:
         array = constants.get(name)
-        if array is not None and (array.nbytes <= _INLINE_BYTES or not _is_plain(array.dtype)):
+        if array is not None and (
+            (_is_inlined(array, bool(products)) and name not in weights) or not _is_plain(array.dtype)
+        ):
             initializers.append(onnx.numpy_helper.from_array(array, names[name]))
             continue
         operands.append(builder.operand(name))
@@ -88,6 +96,10 @@ def _copied(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     copy.input[:] = [name and names[name] for name in node.input]
     copy.output[:] = [name and names[name] for name in node.output]
     return copy
+
+
+def _is_inlined(array: np.ndarray[Any, Any], parameter: bool) -> bool:
+    return array.nbytes <= _INLINE_BYTES or (parameter and array.ndim <= 1)
 
 
 def _is_plain(dtype: np.dtype[np.generic]) -> bool:

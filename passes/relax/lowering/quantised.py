@@ -78,14 +78,15 @@ def _dequantize(site: Site) -> Exprs | None:
 
 
 def _dynamic_quantize(site: Site) -> Exprs | None:
-    """Scale and zero point from the data's range, which always holds zero."""
+    """Scale and zero point from the data's range, which always holds zero; all zeros have the scale 1."""
     shape = site.shape(0)
     axes = list(range(len(shape)))
     low = reduce(site, site.operands[0], axes, False, "min")
     high = reduce(site, site.operands[0], axes, False, "max")
 
     def scale_of(a: Any, b: Any) -> Any:
-        return (tirx.max(b, c(b, 0)) - tirx.min(a, c(a, 0))) / c(a, 255.0)
+        whole = tirx.max(b, c(b, 0)) - tirx.min(a, c(a, 0))
+        return tirx.Select(whole == c(a, 0), c(a, 1), whole / c(a, 255.0))
 
     scale = broadcast(site, scale_of, [low, high])
     point = broadcast(

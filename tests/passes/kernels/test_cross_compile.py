@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import struct
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tvm
+from onnx import helper
 
 from joulec.passes.graph import (
     Add,
@@ -25,6 +29,9 @@ from joulec.passes.kernels.pipeline import PIPELINE
 from joulec.passes.kernels.registry import KERNELS, kernel_named
 from joulec.passes.kernels.target import cpu_target
 from joulec.passes.layouts.layout import Relayout
+
+sys.path.append(str(Path(__file__).parent / "support"))
+from integer_cases import imported, integer_node
 
 EM_X86_64, EM_AARCH64 = 62, 183
 AVX512 = "llvm -mtriple=x86_64-linux-gnu -mcpu=skylake-avx512 -mattr=-prefer-256-bit"
@@ -66,22 +73,49 @@ TEMPLATES = {
     "relayout": (None, [(2, 32, 9, 9)], [], []),
     "local_response_norm": (LocalResponseNorm(5), [(1, 24, 6, 6)], [], []),
 }
-PRODUCTS = ("winograd", "packed_matmul", "matmul", *(kernel.name for kernel in KERNELS if "conv" in kernel.name))
+INTEGER = {
+    "integer_conv": ("ConvInteger", (1, 32, 9, 9), (48, 32, 3, 3)),
+    "integer_matmul": ("MatMulInteger", (6, 64), (64, 50)),
+}
+BYTES = {
+    AVX512: r"vp(dp\w+|maddwd)\s.*%zmm",
+    AVX2: r"vpmaddwd\s.*%ymm",
+    SSE4: r"pmaddwd\s.*%xmm",
+    NEON: r"smlal2?\s+v\d+\.4s",
+}
+"""A multiply-add of integers."""
+PRODUCTS = ("winograd", "packed_matmul", "matmul", *(name for name in TEMPLATES if "conv" in name))
+QUANTISED = {
+    "dynamic_quantize": helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"]),
+    "linear_quantize": helper.make_node("QuantizeLinear", ["x", "step"], ["y"]),
+}
+NAMED = [*TEMPLATES, *INTEGER, *QUANTISED]
 
 
 @pytest.fixture
-def node(name, text, make):
+def given(name, text, make):
+    """A node, and those of its inputs that are no floats."""
+    if name in INTEGER:
+        return integer_node(*INTEGER[name], zeros=(3, None))
+    if name in QUANTISED:
+        data, held = {"x": np.linspace(-1, 3, 2000, dtype=np.float32)}, {"step": np.float32(0.02)}
+        return imported([QUANTISED[name]], data, held, "uint8")
     op, shapes, constants, epilogue = TEMPLATES[name]
     op = op or Relayout(0, cpu_target(text, 2).lanes)
-    return make(op, shapes, constants=constants, epilogue=epilogue)
+    return make(op, shapes, constants=constants, epilogue=epilogue), {}
+
+
+@pytest.fixture
+def node(given):
+    return given[0]
 
 
 def test_every_kernel_is_tried():
-    assert set(TEMPLATES) == {kernel.name for kernel in KERNELS}
+    assert set(NAMED) == {kernel.name for kernel in KERNELS}
 
 
 @TARGETS
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", NAMED)
 def test_it_compiles_to_the_targets_vectors(text, name, node, tmp_path):
     target, kernel = cpu_target(text, 2), kernel_named(name, cpu_target(text, 2))
     schedules = kernel.schedules(node.spec, target)
@@ -95,6 +129,7 @@ def test_it_compiles_to_the_targets_vectors(text, name, node, tmp_path):
         assert re.search(whole, assembly) or "memcpy" in assembly, params  # LLVM knows a copy when it sees one
         assert not re.search(never, assembly), params
         assert name not in PRODUCTS or len(re.findall(multiply, assembly)) >= 4, params
+        assert name not in INTEGER or len(re.findall(BYTES[text], assembly)) >= 4, params
     built.mod.write_to_file(str(tmp_path / "kernel.o"))
     written = (tmp_path / "kernel.o").read_bytes()
     assert written[:4] == b"\x7fELF"
@@ -102,11 +137,12 @@ def test_it_compiles_to_the_targets_vectors(text, name, node, tmp_path):
 
 
 @pytest.mark.parametrize("text", FEATURES, ids=NAMES.get)
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_it_computes_what_numpy_does(text, name, node, check):
+@pytest.mark.parametrize("name", NAMED)
+def test_it_computes_what_numpy_does(text, name, given, check):
     from tvm.target import Target, codegen
 
     host = Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()})
     if not codegen.llvm_cpu_has_features(FEATURES[text], host):
         pytest.skip(f"this machine has no {NAMES[text]}")
-    assert check(kernel_named(name, cpu_target(text, 2)), node, target=cpu_target(text, 2))
+    node, inputs = given
+    assert check(kernel_named(name, cpu_target(text, 2)), node, target=cpu_target(text, 2), given=inputs)

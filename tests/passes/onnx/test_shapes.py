@@ -176,3 +176,15 @@ def test_an_input_without_a_stated_shape_takes_the_one_given(make):
     assert import_onnx(model, {"x": [4, 5]}).graph.outputs[0].type.shape == (4, 5)
     with pytest.raises(ModelError, match="input 'x' has no shape; give one with --input-shapes"):
         import_onnx(model)
+
+
+@pytest.mark.parametrize("opset", [10, 13, 18])
+def test_quantised_weights_of_old_operator_sets_are_constants(make, opset, agree):
+    weights = np.random.default_rng(1).integers(-128, 127, (3, 4)).astype(np.int8)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["wide"]),
+        helper.make_node("MatMul", ["x", "wide"], ["y"]),
+    ]
+    constants = {"w": weights, "scale": np.float32(0.02), "zero": np.int8(3)}
+    (node,) = agree(make(nodes, {"x": (2, 3)}, constants, opset=opset)).graph.nodes
+    assert node.op.name == "matmul"
