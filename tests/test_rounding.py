@@ -9,7 +9,8 @@ pytest.importorskip("tvm")
 import joulec.rounding
 from joulec.compiler import compile_model
 from joulec.options import CompileOptions
-from joulec.passes.graph import Conv2d, Node, TensorType, Value, literal
+from joulec.passes.graph import Conv2d, MaxPool2d, Node, PooledConv2d, Step, TensorType, Value, literal
+from joulec.passes.graph.evaluate import evaluate_node
 from joulec.passes.kernels.registry import KERNELS
 from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.verification import VerificationError
@@ -89,3 +90,15 @@ def test_an_error_above_the_bound_stops_the_compilation(model, monkeypatch):
     monkeypatch.setattr(joulec.rounding, "_error", lambda node, arrays, rng: 0.5)
     with pytest.raises(VerificationError, match=r"first.* error of 0\.5.*--exclude-algorithm winograd"):
         compile_model(model, options())
+
+
+def test_of_what_is_pooled_on_its_way_out():
+    rng = np.random.default_rng(0)
+    op = PooledConv2d(Conv2d(padding=(1, 1, 1, 1)), MaxPool2d((2, 2), (2, 2)))
+    x = rng.standard_normal((2, 3, 8, 9))
+    weights = [literal(rng.standard_normal(shape).astype(np.float32)) for shape in ((4, 3, 3, 3), (4,))]
+    node = Node.make(op, (Value.input("x", TensorType(x.shape)), *weights), (Step("bias"), Step("activation", "relu")))
+    arrays = [x, *(one.value() for one in weights)]
+    (result,) = evaluate_node(node, arrays)
+    assert joulec.rounding._error(node, [*arrays, result], np.random.default_rng(1)) < 1e-6
+    assert joulec.rounding._error(node, [*arrays, 1.5 * result], np.random.default_rng(1)) == pytest.approx(0.5, 1e-3)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from joulec.passes.graph import Conv2d, NodeSpec, TensorType
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.pooled_spec import convolution_of
 from joulec.passes.layouts.layout import PLAIN, blocked_shape, layout_read, to_layout
 
 _ENDS = ("reads", "writes")
@@ -42,7 +43,8 @@ def fits(type: TensorType, target: CpuTarget) -> bool:
 
 def convolves_blocks(spec: NodeSpec, target: CpuTarget) -> bool:
     """Whether a convolution's data and result, each group of them, have a blocked form."""
-    groups = spec.op.groups if isinstance(spec.op, Conv2d) else 1
+    op = convolution_of(spec).op
+    groups = op.groups if isinstance(op, Conv2d) else 1
     ends = spec.operands[0].type, spec.results[0]
     return all(fits(type, target) and type.shape[1] // groups % target.lanes == 0 for type in ends)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from joulec.passes.graph import NodeSpec, TensorType
+from joulec.passes.graph import NodeSpec, PooledConv2d, TensorType
 from joulec.passes.kernels import loops
 from joulec.passes.kernels.blocks import convolves_blocks, operand_types, packed, result_types
 from joulec.passes.kernels.conv_tir import Geometry, chosen, padded_channels
+from joulec.passes.kernels.epilogue import can_apply
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.pooled_spec import convolution_of
 from joulec.passes.kernels.winograd import transformed_kernel
-from joulec.passes.kernels.winograd_plan import TILES, Plan, applies, plan_for
+from joulec.passes.kernels.winograd_plan import TILES, Plan, applies, plan_for, pools
 from joulec.passes.kernels.winograd_stages import Stages
 from joulec.passes.layouts.layout import PLAIN
 from joulec.profiler.candidate import Work
@@ -28,7 +31,7 @@ class WinogradConv:
 
     Channels run along vectors from the first transform to the last; planes are transposed in registers on their way in
     and out. ``fused`` tasks take some rows of tiles through all stages in the second-level cache; otherwise each stage
-    is a parallel loop over everything, so that weights are read once.
+    is a parallel loop over everything, so that weights are read once. Pooling by 2x2 is computed on the way out.
     """
 
     name = "winograd"
@@ -38,17 +41,23 @@ class WinogradConv:
 
         The larger tiles also on blocked activations.
         """
-        geometry = Geometry.of(spec)
-        if geometry is None or not applies(geometry, target):
+        pooled = isinstance(spec.op, PooledConv2d)
+        geometry = Geometry.of(convolution_of(spec))
+        if geometry is None or not can_apply(spec) or not applies(geometry, target) or (pooled and not pools(spec)):
             return ()
+
+        def offered(plans: Sequence[Plan | None]) -> list[Params]:
+            fitting = [replace(plan, pooled=pooled) for plan in plans if plan is not None]
+            return [plan.params for plan in fitting if not pooled or plan.writes or plan.least >= target.lanes]
+
         found: list[Params] = []
         largest, *smaller = TILES[geometry.kernel[0]]
         for ends in _layouts(spec, target):
             plans = [plan_for(geometry, geometry.team(target), largest, fused, *ends) for fused in (1, 0)]
-            found += [plan.params for plan in plans if plan is not None]
+            found += offered(plans)
         for outputs in smaller:
             plans = [plan_for(geometry, geometry.team(target), outputs, fused) for fused in (1, 0)]
-            found += [plan.params for plan in plans if plan is not None][:1]
+            found += offered(plans)[:1]
         return found
 
     def rounding(self, params: Params) -> float:

@@ -10,6 +10,7 @@ from joulec.passes.kernels.conv_direct import DirectConv
 from joulec.passes.kernels.conv_gemm import GemmConv, Im2colConv
 from joulec.passes.kernels.conv_plane import DepthwiseConv, GroupedConv, PlaneConv
 from joulec.passes.kernels.conv_pointwise import PointwiseConv
+from joulec.passes.kernels.conv_pooled import PooledConv
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.cuda.kernel import CudaKernel
 from joulec.passes.kernels.cuda.target import CudaTarget
@@ -36,6 +37,7 @@ KERNELS: tuple[Kernel, ...] = (
     GroupedConv(),
     PlaneConv(),
     Im2colConv(),
+    PooledConv(),
     PackedMatmul(),
     Matmul(),
     GlobalPool(),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from joulec.passes.graph import NodeSpec
+from joulec.passes.graph import NodeSpec, PooledConv2d
 from joulec.passes.kernels.blocks import ends, with_ends
 from joulec.passes.kernels.conv_tir import Geometry, ceil_div, chosen
 from joulec.passes.kernels.kernel import CpuTarget, Params
+from joulec.passes.kernels.pooled_spec import convolution_of
 from joulec.passes.kernels.register_tile import product_tile
 from joulec.passes.layouts.layout import PLAIN
 
@@ -31,6 +32,7 @@ class Plan:
         vectors: vectors of output channels of one.
         reads: channels in a block of the input, 0 where it is row-major.
         writes: the same of the output.
+        pooled: whether squares of 2x2 results are pooled before they are stored.
     """
 
     geometry: Geometry
@@ -42,13 +44,14 @@ class Plan:
     vectors: int
     reads: int = PLAIN
     writes: int = PLAIN
+    pooled: bool = False
 
     @staticmethod
     def of(spec: NodeSpec, params: Params, target: CpuTarget) -> Plan:
         parts = chosen(params)
-        geometry = Geometry.required(spec)
-        tile = parts["rows"], parts["vectors"]
-        return Plan(geometry, target.lanes, parts["tile"], bool(parts["fused"]), parts["band"], *tile, *ends(params))
+        geometry = Geometry.required(convolution_of(spec))
+        sizes = parts["tile"], bool(parts["fused"]), parts["band"], parts["rows"], parts["vectors"]
+        return Plan(geometry, target.lanes, *sizes, *ends(params), isinstance(spec.op, PooledConv2d))
 
     @property
     def params(self) -> Params:
@@ -122,6 +125,22 @@ class Plan:
         """Whether row-major rows are shorter than a vector: planes are then transposed as one long row."""
         short_in = self.reads == PLAIN and self.geometry.width < self.lanes
         return short_in or (self.writes == PLAIN and self.geometry.out_width < self.lanes)
+
+    @property
+    def least(self) -> int:
+        """Positions that a band stores of a pooled plane at least: the last band may hang over."""
+        rows = min(self.band * self.outputs, self.geometry.out_height - (self.down - self.band) * self.outputs)
+        return rows // 2 * (self.geometry.out_width // 2)
+
+
+def pools(spec: NodeSpec) -> bool:
+    """Whether squares of 2x2 results are pooled that lie inside one tile each."""
+    op = spec.op
+    assert isinstance(op, PooledConv2d)
+    between = convolution_of(spec).results[0].shape[2:]
+    plain = not any(op.pooling.padding) and op.pooling.dilation == (1, 1)
+    squares = op.pooling.kernel == op.pooling.strides == (2, 2)
+    return plain and squares and spec.results[0].shape[2:] == (between[0] // 2, between[1] // 2)
 
 
 def applies(geometry: Geometry, target: CpuTarget) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
+from tvm import te, tirx
 from tvm.tirx.script.builder import ir as T
 
 from joulec.passes.graph import NodeSpec
@@ -247,12 +247,47 @@ class Stages:
         rows = self.plan.band * outputs
         left = geometry.out_height - at[3] * outputs
         present = loops.bind(tirx.min(rows, left)) if geometry.out_height % outputs else rows
-        if self.plan.writes:
+        if self.plan.writes and not self.plan.pooled:
             self._out_blocked(at, products, place, present)
             return
         lines = loops.workspace(rows * geometry.out_width * self.lanes)
         self._back(products, place, lambda row, column, value: self._keep(lines, row, column, value))
-        self._store_rows(at, lines, loops.bind(present * geometry.out_width))
+        if not self.plan.pooled:
+            self._store_rows(at, lines, loops.bind(present * geometry.out_width))
+        elif self.plan.writes:
+            self._pool_blocked(at, lines, present)
+        else:
+            self._store_rows(at, self._pool(lines, rows), loops.bind(present // 2 * (geometry.out_width // 2)))
+
+    def _largest(self, lines: Any, p: Any) -> Any:
+        """The maximum of the square of 2x2 vectors that pooled position ``p`` of a band takes."""
+        width = self.geometry.out_width
+        half = width // 2
+        corner = loops.bind(p // half * (2 * width) + p % half * 2)
+        square = [lines[self.vector(corner + at)] for at in (0, 1, width, width + 1)]
+        return te.max(te.max(square[0], square[1]), te.max(square[2], square[3]))
+
+    def _pool(self, lines: Any, rows: int) -> Any:
+        """A band's results, pooled."""
+        count = rows // 2 * (self.geometry.out_width // 2)
+        pooled = loops.workspace(count * self.lanes)
+        loops.repeat(count, lambda p: loops.store(pooled, self.vector(p), self._largest(lines, p)))
+        return pooled
+
+    def _pool_blocked(self, at: tuple[Any, Any, Any, Any], lines: Any, present: Any) -> None:
+        """A band's results, pooled, to their block."""
+        plan, geometry, lanes = self.plan, self.geometry, self.lanes
+        n, g, o, first = at
+        half = geometry.out_width // 2
+        block = loops.bind(g * plan.written + o)
+        positions = geometry.out_height // 2 * half
+        corner = loops.bind(
+            (n * (geometry.out_channels // lanes) + block) * positions + first * (plan.outputs // 2 * half)
+        )
+        with T.serial(0, present // 2 * half) as p:
+            value = loops.bind(self._largest(lines, p))
+            offset = loops.bind((corner + p) * lanes)
+            loops.finish_vector(self.spec, value, self.rest, (self.result, offset, block * lanes), lanes)
 
     def _keep(self, lines: Any, row: Any, column: Any, value: Any) -> None:
         loops.store(lines, self.vector(row * self.geometry.out_width + column), value)
@@ -312,11 +347,10 @@ class Stages:
         """Turn a band's results of one vector of channels to planes."""
         plan, geometry, lanes = self.plan, self.geometry, self.lanes
         n, g, o, first = at
-        width = geometry.out_width
+        by = 2 if plan.pooled else 1
+        height, width, top = geometry.out_height // by, geometry.out_width // by, first * (plan.outputs // by)
         channels = g * geometry.group_out + o * lanes
-        corner = loops.bind(
-            ((n * geometry.out_channels + channels) * geometry.out_height + first * plan.outputs) * width
-        )
+        corner = loops.bind(((n * geometry.out_channels + channels) * height + top) * width)
 
         def chunk(q: Any) -> None:
             begin = loops.bind(tirx.min(q * lanes, length - lanes))
@@ -324,7 +358,7 @@ class Stages:
             def keep(lane: int, value: Any) -> None:
                 turned = loops.local(lanes)
                 loops.store(turned, loops.run(0, lanes), value)
-                offset = loops.bind(corner + lane * geometry.positions + begin)
+                offset = loops.bind(corner + lane * (height * width) + begin)
 
                 def finish(k: Any) -> None:
                     after = loops.after_epilogue(self.spec, turned[k], self.rest, offset + k, channels + lane)

@@ -24,6 +24,7 @@ from joulec.passes.graph import (
     Operator,
     Pad,
     PlacedConcat,
+    PooledConv2d,
     Reshape,
     Softmax,
     Split,
@@ -154,6 +155,15 @@ def _conv(writer: Writer, node: Node, outputs: Sequence[str], bias: Operand | No
     )  # fmt: skip
 
 
+def _pooled_conv(writer: Writer, node: Node, outputs: Sequence[str], bias: Operand | None = None) -> None:
+    op = node.op
+    assert isinstance(op, PooledConv2d)
+    convolved = [writer.fresh(f"{node.name or 'conv'}.convolved")]
+    bare = Node.make(op.convolution, node.anchor_operands, name=node.name)
+    _conv(writer, bare, convolved, bias)
+    _write_max_pool(writer, op.pooling, convolved, outputs, f"{node.name or 'conv'}.pool")
+
+
 def _matrices(node: Node) -> bool:
     return all(len(operand.type.shape) == 2 for operand in node.anchor_operands)
 
@@ -182,8 +192,12 @@ def _transposed(writer: Writer, operand: Operand) -> str:
 def _max_pool(writer: Writer, node: Node, outputs: Sequence[str]) -> None:
     op = node.op
     assert isinstance(op, MaxPool2d)
+    _write_max_pool(writer, op, _anchors(writer, node), outputs, node.name)
+
+
+def _write_max_pool(writer: Writer, op: MaxPool2d, inputs: Sequence[str], outputs: Sequence[str], name: str) -> None:
     writer.emit(
-        "MaxPool", _anchors(writer, node), outputs, name=node.name, kernel_shape=op.kernel, strides=op.strides,
+        "MaxPool", inputs, outputs, name=name, kernel_shape=op.kernel, strides=op.strides,
         pads=op.padding, dilations=op.dilation, ceil_mode=int(op.ceil_mode),
     )  # fmt: skip
 
@@ -268,6 +282,7 @@ EXPORTERS: Mapping[type[Operator], Exporter] = {
     Opaque: Exporter(exporter_opaque.write),
     Pad: Exporter(_pad),
     PlacedConcat: Exporter(_concat),
+    PooledConv2d: Exporter(_pooled_conv, _pooled_conv),
     Reshape: Exporter(_reshape),
     Softmax: Exporter(_softmax),
     Split: Exporter(_split),

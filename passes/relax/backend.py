@@ -149,7 +149,11 @@ class RelaxBackEnd:
 
     def takes_parts(self, spec: NodeSpec) -> bool:
         """Whether kernels compute it that can be given parts of larger tensors to read and to write."""
-        if isinstance(self.target, CudaTarget) or isinstance(spec.op, Opaque) or spec.op.is_view:
+        return not isinstance(self.target, CudaTarget) and not spec.op.is_view and self.has_kernel(spec)
+
+    def has_kernel(self, spec: NodeSpec) -> bool:
+        """Whether a kernel of ours computes it."""
+        if isinstance(spec.op, Opaque):
             return False
         return any(one.kernel is not None for one in self.algorithms(spec))
 

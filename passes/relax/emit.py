@@ -22,7 +22,9 @@ from joulec.passes.graph import (
     MaxPool2d,
     NodeSpec,
     Opaque,
+    OperandSpec,
     Pad,
+    PooledConv2d,
     Reshape,
     Softmax,
     Split,
@@ -90,6 +92,11 @@ def _emit_anchor(builder: Any, spec: NodeSpec, operands: Exprs) -> Exprs:
         return [total]
     if isinstance(op, LocalResponseNorm):
         return [_local_response_norm(builder, op, operands[0], spec.results[0])]
+    if isinstance(op, PooledConv2d):
+        inner = op.convolution.infer([operand.type for operand in spec.anchor_operands])
+        convolved = builder.emit(_anchor(op.convolution, operands, spec))
+        pooled = NodeSpec(op.pooling, (OperandSpec(inner[0], False),), (), spec.results)
+        return [builder.emit(_anchor(op.pooling, [convolved], pooled))]
     if isinstance(op, AvgPool2d):
         return [_average(builder, op, operands[0], spec)]
     return [builder.emit(_anchor(op, operands, spec))]

@@ -19,7 +19,6 @@ from joulec.passes.relax.export import Exporter
 from joulec.passes.relax.importer import import_relax
 from joulec.passes.relax.reference import relax_reference
 from joulec.passes.relax.workbench import Setup, Workbench
-from joulec.passes.rules import RULES
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import ObjectiveError, as_objective
@@ -89,7 +88,7 @@ class EnergyAwareOptimize:
         with Workbench.open(self.setup) as bench:
             graph = bench.tidy(import_relax(module, self.function))
             costs = bench.costs(self.objective)
-            self.result = search(graph, RULES, costs, self.objective, self.search, bench.tidy)
+            self.result = search(graph, bench.rules, costs, self.objective, self.search, bench.tidy)
         best = self.result.best
         if not self.result.met_bounds:
             raise BoundsError(

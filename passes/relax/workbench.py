@@ -8,9 +8,12 @@ from typing import Any, Self
 
 from joulec.passes.canonical import canonicalise, place
 from joulec.passes.graph import Graph
+from joulec.passes.kernels.kernel import CpuTarget
 from joulec.passes.layouts.workbench import LayoutWorkbench
 from joulec.passes.relax.agreement import Agreements
 from joulec.passes.relax.backend import RelaxBackEnd
+from joulec.passes.rules import Rule
+from joulec.passes.rules.pooled import PoolInConvolution
 from joulec.passes.workbench import Setup
 
 __all__ = ["Setup", "Workbench"]
@@ -30,6 +33,13 @@ class Workbench(LayoutWorkbench):
             known = Agreements(bench.store, bench.device.fingerprint, compiler, bench.target.target)
             bench.backend = replace(bench.backend, agreements=known)
         return bench
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All substitutions, and those for which there are kernels."""
+        if not isinstance(self.target, CpuTarget):
+            return super().rules
+        return (*super().rules, PoolInConvolution(self.backend.has_kernel))
 
     def tidy(self, graph: Graph) -> Graph:
         """Canonical, and with each concat saying what is written in place."""

@@ -44,7 +44,7 @@ class MaxPoolOfActivation:
         function = last_activation(before) if before is not None and len(before.outputs) == 1 else None
         if before is None or function is None:
             return
-        reason = shared(graph, before, node) or _not_monotone(function) or _empty_window(node)
+        reason = shared(graph, before, node) or not_monotone(function) or empty_window(node)
         yield Match((node, before)) if reason is None else Mismatch((node, before), reason)
 
     def rewrite(self, graph: Graph, match: Match) -> Rewrite:
@@ -84,7 +84,7 @@ class ActivationOfMaxPool:
             return
         function, places = after
         before = producer(graph, node.operands[0])
-        reason = _not_monotone(function) or _empty_window(node)
+        reason = not_monotone(function) or empty_window(node)
         if before is None or len(before.outputs) != 1:
             reason = "nothing that could take in the activation computes what is pooled"
         elif reason is None:
@@ -279,13 +279,15 @@ def _activation_after(graph: Graph, pool: Node) -> tuple[Activation, tuple[Node,
     return reader.op, (pool, reader)
 
 
-def _not_monotone(function: Activation) -> str | None:
+def not_monotone(function: Activation) -> str | None:
+    """Why a function cannot change places with a maximum."""
     if function.kind not in _MONOTONE or (function.kind == "leaky_relu" and function.params[0] < 0):
         return f"{function.kind} is not known never to fall"
     return None
 
 
-def _empty_window(node: Node) -> str | None:
+def empty_window(node: Node) -> str | None:
+    """Why a pooling's padding would come through: a window of it holds nothing else."""
     pool = pooling(node)
     if not _windows_hold_data(pool, node.operands[0].type, node.outputs[0].type):
         return f"a window of {label(node)} holds nothing but padding"
@@ -308,7 +310,7 @@ def _diluted(node: Node) -> str | None:
     op = pooling(node)
     if isinstance(op, AvgPool2d) and op.count_include_pad and any(op.padding):
         return "padding counts in the divisor, so the mean of the bias is not the bias"
-    return _empty_window(node)
+    return empty_window(node)
 
 
 def _arithmetic(*nodes: Node) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from joulec.passes.graph import Conv2d, Node, TensorType, Weight
+from joulec.passes.graph import Conv2d, Node, PooledConv2d, TensorType, Weight
 from joulec.passes.graph.operators import ACTIVATIONS
 from joulec.passes.layouts.layout import PLAIN, blocked_shape, from_layout
 from joulec.passes.verification import VerificationError
@@ -71,17 +71,17 @@ def _family(algorithm: str) -> str:
 def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> float:
     """Of a convolution: arrays are its data, the packed kernel, the epilogue's operands, and its result."""
     op, weight = node.op, node.operands[1]
-    assert isinstance(op, Conv2d)
+    assert isinstance(op, Conv2d | PooledConv2d)
     assert isinstance(weight, Weight)
+    conv = op if isinstance(op, Conv2d) else op.convolution
     kernel = weight.value().astype(np.float64)
     data, result = _shaped(arrays[0], node.operands[0].type), _shaped(arrays[-1], node.outputs[0].type)
     batch, channels, height, width = result.shape
     picks = rng.integers(0, (batch, height, width), (SAMPLES, 3))
-    groups, (kernel_h, kernel_w) = op.groups, kernel.shape[2:]
     exact = np.empty((SAMPLES, channels))
     for row, (n, y, x) in enumerate(picks):
-        window = _window(data[n], op, int(y), int(x), kernel_h, kernel_w).reshape(groups, -1)
-        exact[row] = np.einsum("gk,gok->go", window, kernel.reshape(groups, channels // groups, -1)).reshape(-1)
+        places = [(int(y), int(x))] if isinstance(op, Conv2d) else _pooled_places(node, int(y), int(x))
+        exact[row] = np.max([_convolved(data[n], conv, kernel, *place) for place in places], axis=0)
     rest = iter(_shaped(array, of.type) for array, of in zip(arrays[2:-1], node.operands[2:], strict=True))
     at = tuple(picks.T)
     for step in node.epilogue:
@@ -93,6 +93,30 @@ def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> fl
     found = result[at[0], :, at[1], at[2]].astype(np.float64)
     norm = float(np.linalg.norm(exact))
     return float(np.linalg.norm(found - exact)) / norm if norm else 0.0
+
+
+def _pooled_places(node: Node, y: int, x: int) -> list[tuple[int, int]]:
+    """The positions of the convolution of which a pooled one is the maximum."""
+    op = node.op
+    assert isinstance(op, PooledConv2d)
+    pool, (between,) = op.pooling, op.convolution.infer([operand.type for operand in node.anchor_operands])
+    rows, columns = (
+        [
+            place
+            for tap in range(pool.kernel[axis])
+            if 0 <= (place := at * pool.strides[axis] - pool.padding[axis] + tap * pool.dilation[axis]) < size
+        ]
+        for axis, (at, size) in enumerate(zip((y, x), between.shape[2:], strict=True))
+    )
+    return [(row, column) for row in rows for column in columns]
+
+
+def _convolved(image: _Array, op: Conv2d, kernel: _Array, y: int, x: int) -> _Array:
+    """All channels of one position of the convolution of an image [C,H,W]."""
+    channels, _, kernel_h, kernel_w = kernel.shape
+    window = _window(image, op, y, x, kernel_h, kernel_w).reshape(op.groups, -1)
+    grouped = kernel.reshape(op.groups, channels // op.groups, -1)
+    return np.asarray(np.einsum("gk,gok->go", window, grouped).reshape(-1))
 
 
 def _shaped(array: _Array, type: TensorType) -> _Array:

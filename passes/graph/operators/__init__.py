@@ -7,6 +7,7 @@ from joulec.passes.graph.operators.matmul import MatMul
 from joulec.passes.graph.operators.normalisation import LayerNorm, LocalResponseNorm, Softmax
 from joulec.passes.graph.operators.opaque import Opaque
 from joulec.passes.graph.operators.padding import Pad
+from joulec.passes.graph.operators.pooled import PooledConv2d
 from joulec.passes.graph.operators.pooling import AvgPool2d, MaxPool2d
 from joulec.passes.graph.operators.views import Concat, PlacedConcat, Reshape, Split, Transpose
 
@@ -29,6 +30,7 @@ __all__ = [
     "OperatorError",
     "Pad",
     "PlacedConcat",
+    "PooledConv2d",
     "Reshape",
     "Softmax",
     "Split",

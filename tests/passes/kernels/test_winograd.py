@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from joulec.passes.graph import Conv2d, Step
+from joulec.passes.graph import Conv2d, MaxPool2d, PooledConv2d, Step
 from joulec.passes.graph.evaluate import evaluate_node
 from joulec.passes.kernels.conv_winograd import WinogradConv
 from joulec.passes.kernels.kernel import CpuTarget
@@ -136,3 +136,27 @@ def test_work_counts_the_products_that_are_left(make):
         fewer = {4: 4.0, 2: 2.25}[dict(params)["tile"]]
         assert node.spec.flops / fewer < work.flops < node.spec.flops
         assert work.dram_bytes > node.spec.bytes
+
+
+@pytest.mark.parametrize("size", [(1, 17, 28, 26), (2, 40, 27, 35), (1, 16, 14, 14), (1, 16, 13, 12)], ids=str)
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 0), (5, 2)])
+def test_squares_of_results_are_pooled_on_the_way_out(size, kernel, padding, make, check):
+    op = PooledConv2d(Conv2d(padding=(padding,) * 4), MaxPool2d((2, 2), (2, 2)))
+    weights = (32 if size[1] % 16 == 0 else 33, size[1], kernel, kernel)  # whole blocks have blocked layouts too
+    steps = (Step("bias"), Step("activation", "relu"))
+    assert check(WINOGRAD, make(op, [size, weights, weights[:1]], [1, 2], steps), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        MaxPool2d((3, 3), (2, 2)),
+        MaxPool2d((2, 2), (1, 1)),
+        MaxPool2d((2, 2), (2, 2), (1, 1, 1, 1)),
+        MaxPool2d((2, 2), (2, 2), ceil_mode=True),
+    ],
+    ids=str,
+)
+def test_windows_that_tiles_do_not_hold_are_left_to_others(pool, make, host):
+    node = make(PooledConv2d(Conv2d(padding=(1, 1, 1, 1)), pool), [(1, 16, 27, 27), (32, 16, 3, 3)], [1])
+    assert not WINOGRAD.schedules(node.spec, host)
