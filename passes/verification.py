@@ -78,12 +78,14 @@ class Reference:
         second: another opinion, asked where results differ: engines are not free of errors either.
         rounds: whether the original rounds to few levels between its operators (it is quantised): then it turns what
             rounding in float32 changes into steps of a level, and is compared with how it answers to such changes.
+        nudged: by seed, the original with what it rounds changed by a few roundings; None where only inputs can be.
     """
 
     name: str
     run: Runner
     second: Runner | None = None
     rounds: bool = False
+    nudged: Callable[[int], Runner] | None = None
 
 
 def random_inputs(
@@ -225,13 +227,17 @@ def verify(reference: Reference, run: Runner, inputs: Sequence[Mapping[str, _Arr
 
 
 def _own_error(reference: Reference, given: Mapping[str, _Array], wanted: Sequence[_Array]) -> float:
-    """How far the original's outputs move where its inputs change by a few roundings; never more than `_MOST_OWN`."""
+    """How far the original's outputs move where its inputs, and what it rounds, change by a few roundings.
+
+    Never more than `_MOST_OWN`.
+    """
     worst = 0.0
     for seed in range(_NUDGES):
         generator = np.random.default_rng(seed)
         nudged = {name: _nudged(array, generator) for name, array in given.items()}
         try:
-            worst = max(worst, largest_error(reference.run(nudged), wanted))
+            run = reference.nudged(seed) if reference.nudged else reference.run
+            worst = max(worst, largest_error(run(nudged), wanted))
         except ReferenceRefusal:
             continue
     return min(worst, _MOST_OWN)

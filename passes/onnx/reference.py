@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from joulec.passes.onnx.errors import ModelError, one_line
 from joulec.passes.onnx.evaluator import EVALUATOR, EvaluationError, EvaluationTimeout
 from joulec.passes.onnx.fold import is_random
+from joulec.passes.onnx.nudged import nudged
 from joulec.passes.onnx.program import form_of
 from joulec.passes.verification import Reference, ReferenceRefusal, Runner, VerificationError, largest_error
 from joulec.profiler.values import TEXT, as_formed, is_tensor
@@ -74,15 +75,21 @@ def onnx_reference(model: Any, time_limit_s: float = 300.0) -> Reference:
     names = [value.name for value in session.get_inputs()]
     refusals: tuple[type[Exception], ...] = (*ort_refusals(), RuntimeError)
 
-    def by_onnxruntime(given: Mapping[str, _Array]) -> Sequence[_Array]:
+    def by_onnxruntime(given: Mapping[str, _Array], session: Any = session) -> Sequence[_Array]:
         try:
             found: Sequence[_Array] = session.run(None, {name: given[name] for name in names})
         except refusals as error:
             raise ReferenceRefusal(one_line(error)) from error
         return checked(found)
 
+    @lru_cache
+    def by_nudged(seed: int) -> Runner:
+        changed = ort_session(nudged(model, seed).SerializeToString())
+        return partial(by_onnxruntime, session=session if changed is None else changed)
+
     second = partial(by_onnx, limit_s=_SECOND_LIMIT_S)
-    return Reference(f"onnxruntime {onnxruntime.__version__}", steady(by_onnxruntime), second, rounds)
+    name = f"onnxruntime {onnxruntime.__version__}"
+    return Reference(name, steady(by_onnxruntime), second, rounds, by_nudged if rounds else None)
 
 
 def _sizes(value: Any) -> tuple[int | None, ...] | None:
