@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from joulec.passes.graph import TensorType
 from joulec.passes.onnx.inlining import inlined
-from joulec.passes.onnx.program import Array, Program, bodies, captured, title
+from joulec.passes.onnx.program import Array, Dequantised, Program, bodies, captured, title
 
 RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -170,5 +170,9 @@ def _compute(node: onnx.NodeProto, program: Program) -> bool:
         return False
     if not all(isinstance(result, np.ndarray | np.generic) for result in results):
         return False
+    if node.op_type == "DequantizeLinear" and not any(one.name == "block_size" and one.i for one in node.attribute):
+        array, scale, *zero = (constants[name] for name in names)
+        axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
+        program.dequantised[outputs[0]] = Dequantised(array, scale, zero[0] if zero else None, axis)
     constants.update((name, np.asarray(result)) for name, result in zip(outputs, results, strict=True))
     return True

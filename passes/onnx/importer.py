@@ -14,6 +14,7 @@ from joulec.passes.onnx.branches import opened
 from joulec.passes.onnx.converters import CONVERTERS, Builder, Source, opaque
 from joulec.passes.onnx.errors import ModelError
 from joulec.passes.onnx.fold import fold_once
+from joulec.passes.onnx.integers import in_bytes
 from joulec.passes.onnx.load import load
 from joulec.passes.onnx.partition import Partition, partition
 from joulec.passes.onnx.program import Program, title
@@ -79,6 +80,7 @@ def import_onnx(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
     branches: bool = False,
+    integers: bool = False,
 ) -> ImportedModel:
     """Read an ONNX model.
 
@@ -88,6 +90,7 @@ def import_onnx(
         batch: the leading dimension of all inputs and outputs; None keeps the model's own.
         branches: put the nodes of both branches of an If into the graph (`joulec.passes.onnx.branches`), for a back
             end that runs only what the condition asks for.
+        integers: compute products between dequantisation and quantisation with bytes (`joulec.passes.onnx.integers`).
 
     Raises:
         ModelError: the model cannot be read, or not with these shapes; one line that says why and what to do.
@@ -99,7 +102,8 @@ def import_onnx(
     parts = partition(program, types, _edges(types))
     core = program if parts is None else parts.core
     within, its_types = opened(core, types) if branches else (core, types)
-    graph, ranges = _graph(*widened(within, its_types)), input_ranges(program, types)
+    numbers = widened(within, its_types)
+    graph, ranges = _graph(*(in_bytes(*numbers) if integers else numbers)), input_ranges(program, types)
     whole = None if parts is None else Whole(parts, program.model(types), types, ranges)
     return ImportedModel(graph, core.model(types), found, ranges, _seen(within), within is not core, whole)
 

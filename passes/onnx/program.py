@@ -39,6 +39,23 @@ _SHAPE_KEEPING = frozenset(
 """Operators whose result has their first operand's shape, whatever the others are."""
 
 
+@dataclass(frozen=True)
+class Dequantised:
+    """The whole numbers from which a constant in floating point was made.
+
+    Attributes:
+        array: the numbers.
+        scale: one, or one per place of an axis.
+        zero: zero points of the scale's shape; None where they are 0.
+        axis: which axis.
+    """
+
+    array: Array
+    scale: Array
+    zero: Array | None
+    axis: int
+
+
 @dataclass
 class Program:
     """A model taken apart. Protos in it are never changed in place, only replaced.
@@ -51,6 +68,7 @@ class Program:
         declared: types that the file states for its values; they count where shape inference cannot tell.
         seen: types of values that shape inference cannot tell, as runs gave them; others follow from these.
         unsure: values whose shape other data may change all the same: what computes them must check it at each call.
+        dequantised: constants that were made of whole numbers.
     """
 
     name: str
@@ -63,6 +81,7 @@ class Program:
     declared: Mapping[str, TensorType] = field(default_factory=dict)
     seen: Mapping[str, TensorType] = field(default_factory=dict)
     unsure: frozenset[str] = frozenset()
+    dequantised: dict[str, Dequantised] = field(default_factory=dict)
 
     @staticmethod
     def of(model: onnx.ModelProto) -> Program:
@@ -106,6 +125,7 @@ class Program:
             self.declared,
             self.seen,
             self.unsure,
+            dict(self.dequantised),
         )
 
     @property

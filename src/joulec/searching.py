@@ -13,6 +13,7 @@ from joulec.around import priced
 from joulec.benches import open_workbench
 from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
+from joulec.passes.kernels.cuda.target import is_cuda
 from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.costing import MeasuredCosts
 from joulec.passes.search.forecast import EstimatedCosts, Scout, first_measurements, most_valuable
@@ -106,7 +107,9 @@ def _read(
 ) -> tuple[list[Source], CostSource]:
     progress.stage("reading the model")
     branches = branches and bench.backend.name == "relax"
-    sources = read_sources(model, bench.tidy, options.batch_sizes, options.input_shapes, options.entry, branches)
+    integers = branches and not is_cuda(options.target)
+    shapes = options.batch_sizes, options.input_shapes
+    sources = read_sources(model, bench.tidy, *shapes, options.entry, branches, integers)
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         progress.warn(note)
     sources = [_priced(source, bench) for source in sources]

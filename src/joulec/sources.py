@@ -79,6 +79,7 @@ def read_sources(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     entry: str | None = None,
     branches: bool = False,
+    integers: bool = False,
 ) -> list[Source]:
     """Read a model for each batch size asked for, or as it stands.
 
@@ -87,6 +88,7 @@ def read_sources(
         tidy: brings a graph into the form that the back end prices.
         entry: which function of an IRModule; None takes ``main``, or the only one that is public.
         branches: whether graphs may hold both branches of an If (`joulec.passes.onnx.branches`).
+        integers: whether quantised numbers are multiplied as bytes (`joulec.passes.onnx.integers`).
 
     Raises:
         ModelError: the ONNX model cannot be read or does not take a batch size.
@@ -100,7 +102,7 @@ def read_sources(
     if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
         if entry is not None:
             raise SourceError("an ONNX model has one graph; entry= chooses among the functions of an IRModule")
-        return [_from_onnx(model, tidy, size, input_shapes or {}, branches) for size in wanted]
+        return [_from_onnx(model, tidy, size, input_shapes or {}, branches, integers) for size in wanted]
     if type(model).__name__ == "IRModule":
         return [_from_module(model, tidy, size, input_shapes or {}, entry) for size in wanted]
     raise SourceError(
@@ -109,13 +111,18 @@ def read_sources(
 
 
 def _from_onnx(
-    model: Any, tidy: Tidy, batch: int | None, input_shapes: Mapping[str, Sequence[int]], branches: bool
+    model: Any,
+    tidy: Tidy,
+    batch: int | None,
+    input_shapes: Mapping[str, Sequence[int]],
+    branches: bool,
+    integers: bool,
 ) -> Source:
     from joulec.passes.onnx.importer import import_onnx
     from joulec.passes.onnx.program import held_numbers
     from joulec.passes.onnx.reference import check_shapes, onnx_reference
 
-    imported = import_onnx(model, input_shapes, batch, branches)
+    imported = import_onnx(model, input_shapes, batch, branches, integers)
     size = batch or imported.batch
     graph = tidy(imported.graph)
     if input_shapes:  # shapes that the model does not take are told before anything is measured
