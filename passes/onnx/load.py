@@ -15,6 +15,7 @@ import onnx.inliner
 import onnx.shape_inference
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from joulec.passes.onnx.classical import write_out
 from joulec.passes.onnx.errors import ModelError, one_line
 from joulec.passes.onnx.program import Program, bodies
 
@@ -64,6 +65,7 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
         onnx.checker.check_model(_shaped(program.skeleton()))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from error
+    write_out(program)
     return program
 
 

@@ -15,7 +15,7 @@ from joulec.passes.relax.lowering.site import Site
 
 _LANES = (16, 8, 4)
 _ROWS = (8, 4, 2)
-_PARALLEL_FROM = 1 << 17
+_PARALLEL_FROM = 1 << 19
 """Multiplications from which on threads pay, with what waking them takes."""
 
 
