@@ -84,8 +84,10 @@ def as_markdown(cases: Sequence[NodeCase], results: Results) -> str:
     if len(results) > 1:
         lines += [f"Wrong, crashed or hung where another engine is right: {', '.join(map(_code, lost)) or 'none'}.", ""]
     lines += ["## Refused, by reason", ""]
-    for reason, names in _by_reason(cases, outcomes, "refused").items():
-        lines += [f"- {reason}: {', '.join(map(_code, names))}"]
+    refused = [
+        f"- {why}: {', '.join(map(_code, names))}" for why, names in _by_reason(cases, outcomes, "refused").items()
+    ]
+    lines += refused or ["None."]
     for kind in ("wrong", "crashed", "hung"):
         if any(outcome.kind == kind for outcome in outcomes.values()):
             lines += ["", f"## {kind.capitalize()}", ""]
