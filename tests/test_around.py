@@ -172,6 +172,16 @@ def test_text_before_and_after_a_product(monkeypatch, tmp_path, onnxruntime):
             model(np.zeros(3))
 
 
+def test_words_that_are_left_out_and_accents_that_are_kept():
+    node = helper.make_node("StringNormalizer", ["x"], ["y"], is_case_sensitive=1, stopwords=["the"])
+    source = build([node], [value("x", [3], STRING)], [value("y", [2], STRING)])
+    made, _ = compiled(source)
+    assert made.report["verified"]["inputs"] == 3
+    with made.model as model:
+        assert model(["the", "naïve", ""]).tolist() == ["naïve", ""]
+        assert model(["a", "b", "c"]).tolist() == ["a", "b", "c"]
+
+
 def test_a_model_without_numbers_compiles_to_nothing_but_its_parts(tmp_path):
     nodes = [helper.make_node("StringConcat", ["a", "b"], ["y"])]
     graph = helper.make_graph(
