@@ -30,7 +30,8 @@ def build_library(module: Any, target: CpuTarget | CudaTarget, path: Path) -> No
     """Compile a module and write it as a shared library.
 
     Every function is there twice: compiled (very long ones as bytecode), and under its name with `STEPS_SUFFIX` as the
-    virtual machine's bytecode, which calls the same kernels and can be watched step by step. Kernels for a GPU lie in the library as CUDA source.
+    virtual machine's bytecode, which calls the same kernels and can be watched step by step. Kernels for a GPU lie in
+    the library as CUDA source.
 
     Raises:
         BuildError: a kernel for a CPU is to run on a GPU, no C compiler links it, or the path cannot be written.
