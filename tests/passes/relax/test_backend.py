@@ -224,7 +224,7 @@ class TestDigests:
         assert algorithm.name in ("onnxruntime", "onnx.reference")
         before = backend.key(spec, algorithm)
         monkeypatch.setattr(engines.metadata, "version", lambda name: "9.9")
-        assert backend.key(spec, algorithm).digest == f"{algorithm.name}-9.9"
+        assert backend.key(spec, algorithm).digest.startswith(f"{algorithm.name}-9.9")
         assert backend.key(spec, algorithm).id != before.id
 
 
