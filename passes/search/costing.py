@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure
 from joulec.passes.backend import Algorithm, BackEnd
 from joulec.passes.graph import NodeSpec, Opaque
 from joulec.passes.search.choices import Choice, Options
+from joulec.passes.search.foresight import Foresight
 from joulec.passes.search.objective import Objective
 from joulec.profiler.candidate import Candidate, Work
 from joulec.profiler.entrant import Point
@@ -99,6 +101,7 @@ class MeasuredCosts:
         on_known: told the outcomes that a look-up found.
         hurried: whether the time for measuring is limited.
         counts: how often a spec occurs in what is searched, where that is known; else once.
+        foresight: what costs at other batch sizes tell; candidates that it gives up are not measured.
     """
 
     backend: BackEnd
@@ -111,7 +114,11 @@ class MeasuredCosts:
     hurried: Callable[[], bool] = lambda: False
     counts: Mapping[NodeSpec, int] = field(default_factory=dict)
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
+    foresight: Foresight = field(init=False)
     _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.foresight = Foresight(self)
 
     def prepare(self, specs: Collection[NodeSpec]) -> None:
         """Look all specs up in one query, then measure what is unknown and may win."""
@@ -129,6 +136,15 @@ class MeasuredCosts:
                 found[entry.spec].append(Choice(entry.algorithm, outcome))
         for spec, choices in found.items():
             self._options[spec] = Options(choices)
+
+    @contextmanager
+    def as_known(self) -> Iterator[None]:
+        """Within it nothing is measured: what is unknown has no algorithm."""
+        measure, self.measure = self.measure, None
+        try:
+            yield
+        finally:
+            self.measure = measure
 
     def entries(self, specs: Iterable[NodeSpec]) -> list[Entry]:
         """All algorithms of some specs; none of what has no price."""
@@ -241,9 +257,12 @@ class _Race:
 
     def contenders(self, entries: Sequence[Entry]) -> list[Candidate]:
         """Candidates that are not known to the full and may win."""
-        backend = self._costs.backend
-        missing = [entry for entry in entries if self._open(entry.key)]
-        return [backend.candidate(entry.spec, entry.algorithm) for entry in missing if self._may_win(entry.key)]
+        missing = [entry for entry in entries if self._open(entry.key) and self._may_win(entry.key)]
+        if self.judges:
+            foresight = self._costs.foresight
+            foresight.prepare({entry.spec for entry in missing})
+            missing = [one for one in missing if not foresight.gives_up(one.spec, one.algorithm, self.prefers)]
+        return [self._costs.backend.candidate(entry.spec, entry.algorithm) for entry in missing]
 
     def _open(self, key: CostKey) -> bool:
         """Whether it was never measured, or left before its energy was, or before it was measured to the full."""

@@ -1,7 +1,8 @@
 """What to measure first where time is short: an estimate of what each measurement may save.
 
-Nothing but each operator's first algorithm has been measured when this is asked. What is not measured is estimated: its
-roofline, times what measured candidates of the same kind took over theirs. Worth is in units of the objective:
+Nothing but each operator's first algorithm has been measured when this is asked. What is not measured is estimated: by
+its cost at another batch size where that is known (`foresight`), else by its roofline, times what measured candidates
+of the same kind took over theirs. Worth is in units of the objective:
 
 - **another algorithm of one of the model's operators**: what the objective would fall by if that operator took no more
   than the algorithm's roofline, over all its occurrences (so its share of the model times the possible saving), divided
@@ -68,6 +69,7 @@ class EstimatedCosts:
         """Look all specs up in one query, and estimate the rest."""
         entries = self.costs.entries(spec for spec in specs if spec not in self._options)
         self.known |= self.costs.look_up([entry for entry in entries if entry.key not in self.known])
+        self.costs.foresight.prepare({entry.spec for entry in entries})
         choices: dict[NodeSpec, list[Choice]] = {spec: [] for spec in specs if spec not in self._options}
         for entry in entries:
             outcome = self.known.get(entry.key)
@@ -78,6 +80,10 @@ class EstimatedCosts:
             self._options[spec] = free if free is not None else Options(some)
 
     def _estimate(self, entry: Entry) -> Cost:
+        foreseen = self.costs.foresight.point(entry.spec, entry.algorithm)
+        if foreseen is not None:
+            energy_j = foreseen.energy_j or foreseen.time_s * self._power_w
+            return Cost(foreseen.time_s, energy_j, "estimated", "estimated")
         kind = _kind(entry)
         ratio = next((self._ratios[kind[part]] for part in _KINDS if kind[part] in self._ratios), 1.0)
         time_s = entry.algorithm.lower_bound_s(entry.spec) * ratio

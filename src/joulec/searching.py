@@ -13,6 +13,7 @@ from joulec.around import priced
 from joulec.benches import open_workbench
 from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
+from joulec.passes.graph import Graph
 from joulec.passes.kernels.cuda.target import is_cuda
 from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.costing import MeasuredCosts
@@ -65,7 +66,8 @@ def search_all(
 ) -> list[Searched]:
     """One search per batch size, all sharing one cost source.
 
-    The operators of the models as they are come first, for all batch sizes in one look-up: nothing works without them.
+    The operators of the models as they are come first: nothing works without them. The first search measures whatever
+    it meets; those of further batch sizes foresee by what it found which graph will be best, and measure that.
 
     Args:
         end_s: moment on the monotonic clock at which each search ends.
@@ -85,8 +87,9 @@ def search_all(
         _measure_the_most_valuable(sources, costs, objective, options, bench, progress, planning_s)
     progress.stage("pricing the model's own operators")
     bench.limit_search(None)
-    costs.prepare({node.spec for source in sources for node in source.graph.nodes})
-    found = []
+    for source in sources:
+        costs.prepare({node.spec for node in source.graph.nodes})
+    found: list[Searched] = []
     for source in sources:
         progress.stage(f"searching for batch {source.batch}")
         bench.limit_search(options.search_time_s)
@@ -94,12 +97,33 @@ def search_all(
         if end_s < math.inf:
             left_s = max(end_s - time.monotonic(), 0.0)
             how = replace(how, time_limit_s=min(left_s, how.time_limit_s or left_s))
-        result = search(source.graph, bench.rules, costs, left, how, bench.tidy, progress.search)
+        if found and isinstance(costs, MeasuredCosts):
+            _measure_the_foreseen(source.graph, costs, left, how, bench, progress)
+            with costs.as_known():
+                result = search(source.graph, bench.rules, costs, left, how, bench.tidy, progress.search)
+        else:
+            result = search(source.graph, bench.rules, costs, left, how, bench.tidy, progress.search)
         progress.searched(source.batch, result)
         if not result.met_bounds:
             raise BoundsError(_nearest(source.batch, result.best.totals, left))
         found.append(Searched(source, result, costs))
     return found
+
+
+def _measure_the_foreseen(
+    graph: Graph,
+    costs: MeasuredCosts,
+    objective: Objective,
+    how: SearchOptions,
+    bench: Bench,
+    progress: Progress,
+) -> None:
+    """Measure what a model needs as it is, and as it is best by what its operators cost at other batch sizes."""
+    estimates = EstimatedCosts(costs)
+    estimates.calibrate({node.spec for node in graph.nodes})
+    foreseen = search(graph, bench.rules, estimates, objective, how, bench.tidy, progress.search).best.graph
+    for one in (graph, foreseen):
+        search(one, bench.rules, costs, objective, replace(how, budget=0), bench.tidy, progress.search)
 
 
 def _read(
