@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from joulec.costdb.cost import Cost
+from joulec.costdb.cost import Cost, CostKey
 from joulec.passes.backend import Algorithm
 from joulec.passes.graph import NodeSpec
 from joulec.passes.search.hull import Hull
@@ -35,6 +35,15 @@ class Choice:
     def energy_j(self) -> float:
         """Joules per execution; not a number where they are unknown, so that no sum hides it."""
         return float("nan") if self.cost.energy_j is None else self.cost.energy_j
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One algorithm of one spec, and where its cost is kept."""
+
+    key: CostKey
+    spec: NodeSpec
+    algorithm: Algorithm
 
 
 class Options:

@@ -11,7 +11,7 @@ from typing import Protocol
 from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure
 from joulec.passes.backend import Algorithm, BackEnd
 from joulec.passes.graph import NodeSpec, Opaque
-from joulec.passes.search.choices import Choice, Options
+from joulec.passes.search.choices import Choice, Entry, Options
 from joulec.passes.search.foresight import Foresight
 from joulec.passes.search.objective import Objective
 from joulec.profiler.candidate import Candidate, Work
@@ -76,15 +76,6 @@ def _unpriced(spec: NodeSpec) -> Unpriced | None:
     if spec.op.is_view:
         return _VIEW
     return _EFFECT if isinstance(spec.op, Opaque) and not spec.op.pure else None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One algorithm of one spec, and where its cost is kept."""
-
-    key: CostKey
-    spec: NodeSpec
-    algorithm: Algorithm
 
 
 @dataclass

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 
 from joulec.costdb.cost import Cost, CostKey, Failure
 from joulec.passes.graph import Graph, NodeSpec
-from joulec.passes.search.choices import Choice, Options
-from joulec.passes.search.costing import Entry, MeasuredCosts
+from joulec.passes.search.choices import Choice, Entry, Options
+from joulec.passes.search.costing import MeasuredCosts
 from joulec.passes.search.expansion import Expander
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.outer import OuterSearch, PricedState

@@ -17,6 +17,7 @@ from typing import Protocol
 from joulec.costdb.cost import Cost, CostKey, Failure
 from joulec.passes.backend import Algorithm
 from joulec.passes.graph import NodeSpec, Opaque, TensorType
+from joulec.passes.search.choices import Entry
 from joulec.profiler.entrant import Point
 
 _SCHEDULES = 1.1
@@ -30,20 +31,11 @@ Prefers = Callable[[Point, Point], bool]
 """Whether a rival of the first cost is preferred to a candidate of the second."""
 
 
-class _Entry(Protocol):
-    @property
-    def key(self) -> CostKey: ...
-    @property
-    def spec(self) -> NodeSpec: ...
-    @property
-    def algorithm(self) -> Algorithm: ...
-
-
 class _Costs(Protocol):
     """What is needed of `joulec.passes.search.costing.MeasuredCosts`."""
 
-    def entries(self, specs: Iterable[NodeSpec]) -> Sequence[_Entry]: ...
-    def look_up(self, entries: Sequence[_Entry]) -> Mapping[CostKey, Cost | Failure]: ...
+    def entries(self, specs: Iterable[NodeSpec]) -> Sequence[Entry]: ...
+    def look_up(self, entries: Sequence[Entry]) -> Mapping[CostKey, Cost | Failure]: ...
 
 
 def at_batch(spec: NodeSpec, batch: int) -> NodeSpec | None:
@@ -110,10 +102,11 @@ class Foresight:
         points = {}
         for entry in self.costs.entries([spec]):
             name = entry.algorithm.name
-            ratio = above.get(name) or above.get(_kernel(name))
-            if ratio is not None:
-                time_s = ratio[0] * entry.algorithm.lower_bound_s(spec)
-                points[name] = Point(time_s, time_s * ratio[1])
+            known_as = name if name in above else _kernel(name)
+            if known_as in above:
+                times, power_w = above[known_as]
+                time_s = times * entry.algorithm.lower_bound_s(spec)
+                points[name] = Point(time_s, time_s * power_w)
         return points
 
     def point(self, spec: NodeSpec, algorithm: Algorithm) -> Point | None:
