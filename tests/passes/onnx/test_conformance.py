@@ -38,7 +38,7 @@ def _numeric(case) -> bool:
 
 
 def _outcome(case) -> str:
-    """``modelled`` or ``opaque`` where the result is right, else ``refused``, ``random`` or ``wrong``."""
+    """``modelled`` or ``opaque`` where the result is right, else ``refused``, ``random``, ``parts`` or ``wrong``."""
     inputs, outputs = case.data_sets[0]
     shapes = {value.name for value in case.model.graph.input[1:]} & _shape_operands(case.model)
     model = onnx.ModelProto()
@@ -52,6 +52,8 @@ def _outcome(case) -> str:
         return "refused" if "\n" not in str(error) else f"wrong: {case.name} is refused in several lines"
     if imported.graph.effects:
         return "random"
+    if imported.whole is not None:
+        return "parts"  # the graph is not all of the model; tests/test_around.py runs such models
     feeds = {name: given[name] for name in imported.input_names}
     for graph in (imported.graph, canonicalise(imported.graph, lambda spec, step: True)):
         for got, want in zip(evaluate(graph, feeds), outputs, strict=True):
@@ -86,4 +88,4 @@ def test_all_other_operators(cases):
     chosen = [case for case in cases if case.model.graph.node[0].op_type not in CONVERTERS][::STRIDE]
     outcomes = Counter(_outcome(case) for case in chosen)
     assert not [outcome for outcome in outcomes if outcome.startswith("wrong")]
-    assert outcomes["opaque"] >= 0.8 * len(chosen)
+    assert outcomes["opaque"] + outcomes["parts"] >= 0.8 * len(chosen)
