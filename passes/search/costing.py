@@ -161,9 +161,8 @@ class MeasuredCosts:
         self.on_known(dict(known))
         if self.measure is not None:
             race = _Race(self, known, entries)
-            missing = race.contenders(race.ordered(entries) if wanted is None else wanted)
-            if missing:
-                self.measure(missing, race.may_win, known.__setitem__, race)
+            for candidates in race.rounds(race.ordered(entries) if wanted is None else wanted):
+                self.measure(candidates, race.may_win, known.__setitem__, race)
         return known
 
     def look_up(self, entries: Sequence[Entry]) -> dict[CostKey, Cost | Failure]:
@@ -246,14 +245,26 @@ class _Race:
             key=lambda entry: (hurried and place[entry.key] > 0, rank[entry.spec], place[entry.key]),
         )
 
-    def contenders(self, entries: Sequence[Entry]) -> list[Candidate]:
-        """Candidates that are not known to the full and may win."""
+    def rounds(self, entries: Sequence[Entry]) -> Iterator[list[Candidate]]:
+        """Candidates that are not known to the full and may win.
+
+        Those that foresight gives up come last, where none of the others could be measured.
+        """
         missing = [entry for entry in entries if self._open(entry.key) and self._may_win(entry.key)]
+        given_up: set[CostKey] = set()
         if self.judges:
             foresight = self._costs.foresight
             foresight.prepare({entry.spec for entry in missing})
-            missing = [one for one in missing if not foresight.gives_up(one.spec, one.algorithm, self.prefers)]
-        return [self._costs.backend.candidate(entry.spec, entry.algorithm) for entry in missing]
+            given_up = {one.key for one in missing if foresight.gives_up(one.spec, one.algorithm, self.prefers)}
+        yield from self._candidates(entry for entry in missing if entry.key not in given_up)
+        yield from self._candidates(
+            entry for entry in missing if entry.key in given_up and not self._costs_of_rivals(entry.key)
+        )
+
+    def _candidates(self, entries: Iterable[Entry]) -> Iterator[list[Candidate]]:
+        found = [self._costs.backend.candidate(entry.spec, entry.algorithm) for entry in entries]
+        if found:
+            yield found
 
     def _open(self, key: CostKey) -> bool:
         """Whether it was never measured, or left before its energy was, or before it was measured to the full."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from joulec.costdb.cost import Cost, Measurement
+from joulec.costdb.cost import Cost, Failure, Measurement
 from joulec.passes.graph import Activation, Add, NodeSpec, Opaque, OperandSpec, TensorType
 from joulec.passes.search.costing import MeasuredCosts
 from joulec.passes.search.forecast import EstimatedCosts
@@ -34,13 +34,14 @@ class PerRow(Fake):
 def measured():
     """What is measured of an operator at batch 8 when some algorithms' times at another batch size are known."""
 
-    def run(known, batch=1, objective="time", energies=None, names=("fast", "near(1)", "near(2)", "far")):
+    def run(known, batch=1, objective="time", energies=None, names=("fast", "near(1)", "near(2)", "far"), failing=()):
         backend = FakeBackEnd({str(Activation("relu")): tuple(PerRow(name, 1.0) for name in names)})
         store = CountingStore()
         for name, time_s in known.items():
             cost = Cost(time_s, (energies or {}).get(name, time_s), "measured", "estimated")
             store.put_many([Measurement(backend.key(relu(batch), Fake(name)), cost)])
-        profiler = FakeProfiler(store, dict.fromkeys(names, (100.0, 100.0)))
+        outcomes = {name: Failure("crash", "of a test") if name in failing else (100.0, 100.0) for name in names}
+        profiler = FakeProfiler(store, outcomes)
         wanted = None if objective is None else as_objective(objective)
         costs = MeasuredCosts(backend, store, "estimated", profiler, wanted)
         costs.prepare([relu(8)])
@@ -73,6 +74,12 @@ def test_everything_is_measured_where_nothing_is_known(measured):
 def test_kernels_far_behind_and_schedules_a_little_behind_are_left_out(measured):
     known = {"fast": 1.0, "near(1)": 1.2, "near(2)": 1.4, "far": 1.6}
     assert measured(known) == ["fast", "near(1)"]
+
+
+def test_what_was_left_out_is_measured_where_all_else_fails(measured):
+    known = {"fast": 1.0, "near(1)": 1.2, "near(2)": 1.4, "far": 1.6}
+    assert measured(known, failing=["fast"]) == ["fast", "near(1)"]
+    assert measured(known, failing=["fast", "near(1)"]) == ["far", "fast", "near(1)", "near(2)"]
 
 
 def test_an_unknown_schedule_is_foreseen_by_the_best_of_its_kernel(measured):
