@@ -17,18 +17,25 @@ FACTORS = {"direct_conv": 1.3, "winograd": 4.0, "im2col_conv": 5.0}
 """How far above their rooflines kernels are taken to be."""
 
 
+def merges(candidate):
+    """Whether it is of the two convolutions of the model in one."""
+    return candidate.payload.spec.results[0].shape[1] == 64
+
+
 @pytest.fixture
 def bench(tmp_path):
     """A workbench whose profiler answers out of `FACTORS` and notes what it was asked."""
     with Workbench.open(Setup(threads=2, costs=str(tmp_path / "costs.db"), meter="estimate")) as opened:
         opened.asked = []
+        opened.merging = 1.0
 
         def measure(candidates, keep_going, learn, rivalry):
             for candidate in candidates:
                 if keep_going(candidate):
                     opened.asked.append(candidate)
                     bound_s = opened.backend.roofline.lower_bound_s(candidate.work)
-                    cost = Cost(bound_s * FACTORS.get(candidate.key.algorithm, 3.0), 1.0, "measured", "estimated")
+                    factor = FACTORS.get(candidate.key.algorithm, 3.0) * (opened.merging if merges(candidate) else 1.0)
+                    cost = Cost(bound_s * factor, 1.0, "measured", "estimated")
                     opened.store.put_many([Measurement(candidate.key, cost)])
                     learn(candidate.key, cost)
 
@@ -65,3 +72,17 @@ def test_a_further_batch_size_measures_less_and_finds_the_same(bench, model):
     for found in (first, second):
         for node, choice in found.result.best.assignment.items():
             assert choice.cost.time_source == "measured", node
+
+
+def test_a_further_batch_size_does_without_what_there_was_no_time_to_measure(bench, model):
+    measure = bench.measure
+
+    def all_but_merged(candidates, *rest):
+        batch = {one: one.payload.spec.results[0].shape[0] for one in candidates}
+        measure([one for one in candidates if not (merges(one) and batch[one] == 4)], *rest)
+
+    bench.merging, bench.measure = 0.2, all_but_merged
+    options = CompileOptions(objective="time", threads=2, batch_sizes=(1, 4), search_time_s=60.0)
+    first, second = search_all(model, options, bench, Silent())
+    assert [rule for rule, _ in first.result.best.applied] == ["merge-convolutions"]
+    assert second.result.best.graph.key == second.source.graph.key

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,8 @@ _SCOUTED = 60
 """How many graphs a search with estimates expands: far enough to see what the first substitutions bring."""
 _PLANNING = 0.1
 """The part of a time budget that may go into estimates."""
+_FORESEEING = 0.25
+"""The part of a search's time that may go into finding out what to measure."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,23 @@ def search_all(
         progress.stage(f"searching for batch {source.batch}")
         bench.limit_search(options.search_time_s)
         how, left = search_options(options), _without_parts(objective, source)
-        if end_s < math.inf:
-            left_s = max(end_s - time.monotonic(), 0.0)
-            how = replace(how, time_limit_s=min(left_s, how.time_limit_s or left_s))
+        until_s = min(end_s, time.monotonic() + (how.time_limit_s or math.inf))
+        known: AbstractContextManager[None] = nullcontext()
         if found and isinstance(costs, MeasuredCosts):
-            _measure_the_foreseen(source.graph, costs, left, how, bench, progress)
-            with costs.as_known():
-                result = search(source.graph, bench.rules, costs, left, how, bench.tidy, progress.search)
-        else:
-            result = search(source.graph, bench.rules, costs, left, how, bench.tidy, progress.search)
+            _measure_the_foreseen(source.graph, costs, left, _until(until_s, how), bench, progress)
+            known = costs.as_known()
+        with known:
+            result = search(source.graph, bench.rules, costs, left, _until(until_s, how), bench.tidy, progress.search)
         progress.searched(source.batch, result)
         if not result.met_bounds:
             raise BoundsError(_nearest(source.batch, result.best.totals, left))
         found.append(Searched(source, result, costs))
     return found
+
+
+def _until(end_s: float, how: SearchOptions) -> SearchOptions:
+    """The options of a search that ends at a moment on the monotonic clock."""
+    return how if end_s == math.inf else replace(how, time_limit_s=max(end_s - time.monotonic(), 0.0))
 
 
 def _measure_the_foreseen(
@@ -118,12 +124,19 @@ def _measure_the_foreseen(
     bench: Bench,
     progress: Progress,
 ) -> None:
-    """Measure what a model needs as it is, and as it is best by what its operators cost at other batch sizes."""
+    """Measure what a model needs where it is best by what its operators cost at other batch sizes.
+
+    Where time is limited, finding out what that is takes a part of it at most, and measuring leaves as much again to
+    the search that follows. What is not measured by then, that search does without.
+    """
+    began_s, limit_s = time.monotonic(), how.time_limit_s
     estimates = EstimatedCosts(costs)
     estimates.calibrate({node.spec for node in graph.nodes})
-    foreseen = search(graph, bench.rules, estimates, objective, how, bench.tidy, progress.search).best.graph
-    for one in (graph, foreseen):
-        search(one, bench.rules, costs, objective, replace(how, budget=0), bench.tidy, progress.search)
+    few = how if limit_s is None else replace(how, time_limit_s=_FORESEEING * limit_s)
+    foreseen = search(graph, bench.rules, estimates, objective, few, bench.tidy, progress.search).best.graph
+    if limit_s is not None:
+        bench.limit_search(max(limit_s - 2 * (time.monotonic() - began_s), 0.0))
+    costs.prepare({node.spec for node in foreseen.nodes})
 
 
 def _read(
