@@ -39,6 +39,28 @@ def is_tensor(form: str) -> bool:
     return nesting(form)[0] == ""
 
 
+def is_form(text: str) -> bool:
+    """Whether a text is a form."""
+    kind, inner = nesting(text)
+    if kind == "map":
+        key, _, held = inner.partition(",")
+        return is_form(key) and is_form(held)
+    if kind:
+        return is_form(inner)
+    try:
+        return inner == TEXT or numpy_dtype(inner).kind in "biufV"
+    except TypeError:
+        return False
+
+
+def unboxed(value: Any, type: Any) -> Any:
+    """What ONNX's reference implementation gives for a value of an ONNX type, without the list around an optional."""
+    if type.WhichOneof("value") != "optional_type" or not isinstance(value, list) or len(value) != 1:
+        return value
+    sequence = type.optional_type.elem_type.WhichOneof("value") == "sequence_type"
+    return value if sequence and isinstance(value[0], np.ndarray) else value[0]
+
+
 def as_formed(value: Any, form: str) -> Any:
     """The value in this form: text as objects, numbers in their type, the elements of a sequence likewise.
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from joulec.profiler.candidate import Workload
 from joulec.profiler.dtypes import as_carrier, from_carrier, numpy_dtype
+from joulec.profiler.values import unboxed
 
 FUNCTION = "joulec.onnx"
 """Name of the packed function."""
@@ -151,9 +152,13 @@ class _ReferenceSession:
 
     def __init__(self, definition: bytes) -> None:
         import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from onnx.reference import ReferenceEvaluator
 
-        self._graph = onnx.load_from_string(definition).graph
+        try:
+            self._graph = onnx.load_from_string(definition).graph
+        except DecodeError as error:
+            raise ExternalError(f"an operator's definition is damaged ({error}); compile the model again") from error
         self._names = [value.name for value in self._graph.input]
         self._evaluator = ReferenceEvaluator(onnx.load_from_string(definition))
         self.inputs = len(self._names)
@@ -181,7 +186,7 @@ class _ReferenceSession:
             raise ExternalError(
                 f"the model does not take these inputs: onnx.reference cannot compute an operator: {_one_line(error)}"
             ) from error
-        return list(results)
+        return [unboxed(one, value.type) for one, value in zip(results, self._graph.output, strict=True)]
 
 
 def _one_line(error: Exception) -> str:

@@ -273,6 +273,8 @@ class Manifest:
         self._check_keys()
         first = self.entries[0]
         _require(bool(self.outputs), "the model has no outputs")
+        if self.parts is not None:
+            self.parts.check([one.name for one in first.inputs], [one.name for one in first.outputs])
         for entry in self.entries:
             where = f"batch {entry.batch}" + ("" if entry.variant is None else f" ({entry.variant})")
             for kind in ("inputs", "outputs"):

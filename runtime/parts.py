@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.costdb.cost import EnergySource
-from joulec.profiler.values import TEXT, is_tensor, random_value
+from joulec.profiler.values import TEXT, is_form, is_tensor, random_value
 from joulec.runtime.fields import Fields, ManifestError
 
 
@@ -64,7 +64,10 @@ class ValueInfo:
         if span is not None and not (len(span) == 2 and span[0] < span[1]):
             raise ManifestError(f"{where}.span must be two ascending whole numbers")
         both = None if span is None else (span[0], span[1])
-        return ValueInfo(fields.text("name"), fields.text("form"), None if shape is None else tuple(shape), both)
+        form = fields.text("form")
+        if not is_form(form):
+            raise ManifestError(f"{where}.form is unknown: {form!r}")
+        return ValueInfo(fields.text("name"), form, None if shape is None else tuple(shape), both)
 
     def __str__(self) -> str:
         if self.shape is None or not is_tensor(self.form):
@@ -152,6 +155,26 @@ class Parts:
     def there(self) -> tuple[Part, ...]:
         """Those parts that there are, in the order in which they run."""
         return tuple(part for part in (self.head, self.tail) if part is not None)
+
+    def check(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Make sure that whatever is read is there when it is.
+
+        Args:
+            inputs: of the compiled function.
+            outputs: of the compiled function.
+
+        Raises:
+            ManifestError: something reads a value that nothing before it gives.
+        """
+        known = {one.name for one in self.inputs}
+        parts = [[] if one is None else [(one.place, one.inputs, one.outputs)] for one in (self.head, self.tail)]
+        function = ("the compiled function", inputs, outputs)
+        wanted = ("the caller", [one.name for one in self.outputs], ())
+        for what, read, given in (*parts[0], function, *parts[1], wanted):
+            missing = next((name for name in read if name not in known), None)
+            if missing is not None:
+                raise ManifestError(f"{what} reads {missing!r}, which nothing before it gives")
+            known.update(given)
 
     def random_inputs(self, seed: int) -> list[Any]:
         """Seeded inputs in the model's order."""

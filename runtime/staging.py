@@ -124,8 +124,12 @@ class Staging:
             return self._sessions[part.key].compute({name: values[name] for name in part.inputs})
 
     def _run(self, part: Part | None, values: dict[str, Any]) -> None:
-        if part is not None:
-            values.update(zip(part.outputs, self.compute(part, values), strict=True))
+        if part is None:
+            return
+        found = self.compute(part, values)
+        if len(found) != len(part.outputs):
+            raise ExternalError(f"{part.operators} is not what was compiled; compile the model again")
+        values.update(zip(part.outputs, found, strict=True))
 
 
 def taken(values: Mapping[str, Any], inputs: Sequence[TensorInfo]) -> list[_Array]:

@@ -246,6 +246,19 @@ def test_optionals_may_be_missing():
             agree(model(maybe=maybe, x=x), evaluator.run(None, {"maybe": maybe, "x": x}))
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnx.reference"])
+def test_an_optional_comes_out_as_what_it_holds(engine, monkeypatch):
+    monkeypatch.setattr("joulec.passes.onnx.engines.has_onnxruntime", lambda: engine == "onnxruntime")
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Optional", ["y"], ["perhaps"])]
+    source = build(nodes, [value("x", [2])], [nested("perhaps", FLOAT, "optional"), value("y", [2])])
+    made, _ = compiled(source)
+    assert engines(made.model) == {"tail": (engine, "Optional")}
+    x = normal(2)
+    perhaps, y = made.model(x=x)
+    np.testing.assert_array_equal(perhaps, np.maximum(x, 0))
+    np.testing.assert_array_equal(y, perhaps)
+
+
 def test_the_optimised_file_keeps_what_stands_around(tmp_path):
     pytest.importorskip("onnxruntime")
     for name, source, given in (

@@ -68,7 +68,8 @@ def external_key(engine: str, definition: bytes) -> str:
 def engine_for_part(definition: bytes, kind: str, forms: Sequence[str], given: Mapping[str, Any] | None) -> Engine:
     """The engine for a head or tail: ONNX Runtime as in `engine_for`, where it takes these values too.
 
-    On text it is not compared: the reference drops accents and empty words.
+    On text and optionals it is not compared: the reference drops accents and empty words, and an optional without a
+    value has one there.
 
     Args:
         forms: of its inputs and outputs.
@@ -79,7 +80,7 @@ def engine_for_part(definition: bytes, kind: str, forms: Sequence[str], given: M
     """
     refused = any(map(_is_exotic_form, forms)) or not _BY_REFERENCE.isdisjoint(kind.split("+"))
     session = ort_session(definition) if has_onnxruntime() and not refused else None
-    compared = not any(TEXT in form for form in forms)
+    compared = not any(TEXT in form for form in forms) and "Optional" not in kind.split("+")
     if session is not None and (given is None or _takes(session, definition, given, compared)):
         return "onnxruntime"
     _check_known(definition, kind)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from joulec.passes.servant import Servant, ServantEnded, ServantTimeout, serve
+from joulec.profiler.values import unboxed
 
 _Array = npt.NDArray[Any]
 
@@ -61,13 +62,15 @@ def _evaluate(request: tuple[bytes, Mapping[str, _Array]]) -> list[Any] | str:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    model, given = request
+    definition, given = request
     try:
-        evaluator = ReferenceEvaluator(onnx.load_from_string(model))
+        model = onnx.load_from_string(definition)
+        evaluator = ReferenceEvaluator(model)
         with np.errstate(all="ignore"):
             outputs = evaluator.run(None, {name: given[name] for name in evaluator.input_names})
     except Exception as error:  # noqa: BLE001 - its operators are numpy code, which raises whatever it meets
         return " ".join(str(error).split()) or type(error).__name__
+    outputs = [unboxed(one, value.type) for one, value in zip(outputs, model.graph.output, strict=True)]
     return [one if isinstance(one, list | dict) or one is None else np.asarray(one) for one in outputs]
 
 

@@ -153,7 +153,8 @@ Measured = Annotated[
     bool,
     typer.Option(
         "--measure/--no-measure",
-        help="Time the compiled result; --costs model --no-measure compiles without timing anything.",
+        help="Time the compiled result; --costs model --no-measure times nothing but what runs before or after the "
+        "compiled function (models in parts).",
     ),
 ]
 MaxError = Annotated[float | None, typer.Option(help="Largest relative error that verification accepts.")]

@@ -40,8 +40,9 @@ def read_inputs(path: Path, model: Model) -> list[Any]:
                 found = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        how = "array.astype(str)" if "Object arrays" in str(reason) else "array"
         raise InputError(
-            f"cannot read inputs from {path}: {reason}; write them with numpy.savez(path, name=array)"
+            f"cannot read inputs from {path}: {reason}; write them with numpy.savez(path, name={how})"
         ) from error
     forms = {} if model.manifest.parts is None else {one.name: one.form for one in model.manifest.parts.inputs}
     held = ", ".join(found) or "nothing"

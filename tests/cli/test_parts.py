@@ -40,6 +40,10 @@ def test_text(joulec, compile_):
     found, said = _run(joulec, words=np.array(["Good", "film", "x"]))
     assert found["label"].dtype.kind == "U"
     assert "output label: text[3]" in said
+    np.savez(joulec.folder / "in.npz", words=np.array(["a", "b", "c"], object))
+    done = joulec("run", "model.joulec", "--inputs", "in.npz")
+    assert done.returncode == 2
+    assert "numpy.savez(path, name=array.astype(str))" in done.stderr
     report = joulec.json("run", "model.joulec", "--profile", "--repeat", "3", "--print-time")
     steps = report["profile"]["steps"]
     assert [steps[0]["node"], steps[-1]["node"]] == ["head", "tail"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from joulec.profiler.values import FormError, as_formed, is_tensor, nesting, random_value
+from joulec.profiler.values import FormError, as_formed, is_form, is_tensor, nesting, random_value, unboxed
 
 
 def test_forms_are_taken_apart():
@@ -13,6 +14,29 @@ def test_forms_are_taken_apart():
     assert nesting("float32") == ("", "float32")
     assert is_tensor("text")
     assert not is_tensor("map(int64,float32)")
+
+
+@pytest.mark.parametrize("form", ["text", "bfloat16", "optional(sequence(text))", "map(int64,float32)"])
+def test_forms(form):
+    assert is_form(form)
+
+
+@pytest.mark.parametrize("text", ["", "sequence(", "sequence()", "list(text)", "map(int64)", "float33"])
+def test_no_forms(text):
+    assert not is_form(text)
+
+
+def test_the_list_around_an_optional_goes():
+    array = np.zeros(2)
+    tensor = helper.make_tensor_type_proto(1, [2])
+    optional = helper.make_optional_type_proto(tensor)
+    assert unboxed([array], optional) is array
+    assert unboxed([None], optional) is None
+    assert unboxed(array, optional) is array
+    several = helper.make_optional_type_proto(helper.make_sequence_type_proto(tensor))
+    assert unboxed([[array]], several) == [array]
+    assert unboxed([array], several) == [array]
+    assert unboxed([array], helper.make_sequence_type_proto(tensor)) == [array]
 
 
 @pytest.mark.parametrize("given", [["a", "é"], np.array(["a", "é"]), np.array([b"a", "é".encode()], object)])

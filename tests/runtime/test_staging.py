@@ -78,6 +78,37 @@ def test_parts_round_trip_and_are_checked():
         Parts.from_json(bad, "parts")
 
 
+def test_forms_that_there_are_not_are_refused():
+    from dataclasses import asdict
+
+    bad = asdict(replace(PARTS, outputs=(replace(PARTS.outputs[0], form="sequence("),)))
+    with pytest.raises(ManifestError, match=r"parts.outputs\[0\].form is unknown: 'sequence\('"):
+        Parts.from_json(bad, "parts")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": replace(HEAD, inputs=("text",))}, "head reads 'text', which nothing before it gives"),
+        ({"head": None}, "the compiled function reads 'counts'"),
+        ({"tail": replace(TAIL, inputs=("tripled",))}, "tail reads 'tripled'"),
+        ({"tail": None}, "the caller reads 'places'"),
+    ],
+)
+def test_values_that_nothing_gives_are_told(changes, message):
+    PARTS.check(["counts"], ["doubled"])
+    with pytest.raises(ManifestError, match=message):
+        replace(PARTS, **changes).check(["counts"], ["doubled"])
+
+
+def test_damaged_definitions_are_told(staging):
+    with pytest.raises(ExternalError, match="an operator's definition is damaged"):
+        Staging(replace(PARTS, tail=None), {"reference-h": b"\xff\x00"}, threads=1)
+    nothing = helper.make_model(helper.make_graph([], "part", [], [])).SerializeToString()
+    with pytest.raises(ExternalError, match="NonZero is not what was compiled"):
+        Staging(replace(PARTS, head=None), {"reference-t": nothing}, threads=1).after({"doubled": np.ones(2, np.int64)})
+
+
 def test_random_inputs_hold_words_of_the_model():
     drawn = {text for seed in range(20) for text in PARTS.random_inputs(seed)[0].tolist()}
     assert "a b" in drawn
