@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from joulec.passes.onnx.classical import write_out
 from joulec.passes.onnx.errors import ModelError, one_line
+from joulec.passes.onnx.loops import state_conditions
 from joulec.passes.onnx.program import Program, bodies
 
 _EXPANDED = frozenset(
@@ -66,6 +67,7 @@ def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Program:
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from error
     write_out(program)
+    state_conditions(program)
     return program
 
 
