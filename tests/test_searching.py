@@ -27,7 +27,7 @@ def bench(tmp_path):
     """A workbench whose profiler answers out of `FACTORS` and notes what it was asked."""
     with Workbench.open(Setup(threads=2, costs=str(tmp_path / "costs.db"), meter="estimate")) as opened:
         opened.asked = []
-        opened.merging = 1.0
+        opened.merging, opened.call_s = 1.0, 0.0
 
         def measure(candidates, keep_going, learn, rivalry):
             for candidate in candidates:
@@ -35,7 +35,8 @@ def bench(tmp_path):
                     opened.asked.append(candidate)
                     bound_s = opened.backend.roofline.lower_bound_s(candidate.work)
                     factor = FACTORS.get(candidate.key.algorithm, 3.0) * (opened.merging if merges(candidate) else 1.0)
-                    cost = Cost(bound_s * factor, 1.0, "measured", "estimated")
+                    call_s = opened.call_s if candidate.key.operator == "conv2d" else 0.0
+                    cost = Cost(call_s + bound_s * factor, 1.0, "measured", "estimated")
                     opened.store.put_many([Measurement(candidate.key, cost)])
                     learn(candidate.key, cost)
 
@@ -86,3 +87,10 @@ def test_a_further_batch_size_does_without_what_there_was_no_time_to_measure(ben
     first, second = search_all(model, options, bench, Silent())
     assert [rule for rule, _ in first.result.best.applied] == ["merge-convolutions"]
     assert second.result.best.graph.key == second.source.graph.key
+
+
+def test_what_pays_at_one_batch_size_is_found_at_another_where_calls_take_most_of_the_time(bench, model):
+    bench.call_s = 1e-4
+    options = CompileOptions(objective="time", threads=2, batch_sizes=(1, 4))
+    for one in search_all(model, options, bench, Silent()):
+        assert [rule for rule, _ in one.result.best.applied] == ["merge-convolutions"]

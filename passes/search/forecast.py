@@ -47,13 +47,19 @@ class EstimatedCosts:
     known: dict[CostKey, Cost | Failure] = field(default_factory=dict)
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     _ratios: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    _drifts: Mapping[tuple[str, ...], float] = field(default_factory=dict)
     _power_w: float = 1.0
 
     def calibrate(self, specs: Iterable[NodeSpec]) -> None:
-        """Learn from all known costs of some operators how far above the roofline they are."""
+        """Learn from all known costs of some operators how far above the roofline, and what is foreseen, they are.
+
+        What does not grow with the batch (a call, a thread's start) is foreseen too large at larger ones.
+        """
         entries = self.costs.entries(specs)
         self.known |= self.costs.look_up(entries)
+        self.costs.foresight.prepare({entry.spec for entry in entries})
         logs: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        drifts: dict[tuple[str, ...], list[float]] = defaultdict(list)
         powers = []
         for entry in entries:
             cost, bound_s = self.known.get(entry.key), entry.algorithm.lower_bound_s(entry.spec)
@@ -61,8 +67,12 @@ class EstimatedCosts:
                 continue
             for part in _KINDS:
                 logs[_kind(entry)[part]].append(math.log(cost.time_s / bound_s))
+            foreseen = self.costs.foresight.point(entry.spec, entry.algorithm)
+            if foreseen is not None and foreseen.time_s > 0:
+                for part in _KINDS:
+                    drifts[_kind(entry)[part]].append(math.log(cost.time_s / foreseen.time_s))
             powers += [cost.power_w] if cost.power_w is not None else []
-        self._ratios = {kind: math.exp(math.fsum(some) / len(some)) for kind, some in logs.items()}
+        self._ratios, self._drifts = _means(logs), _means(drifts)
         self._power_w = math.fsum(powers) / len(powers) if powers else 1.0
 
     def prepare(self, specs: Collection[NodeSpec]) -> None:
@@ -82,11 +92,10 @@ class EstimatedCosts:
     def _estimate(self, entry: Entry) -> Cost:
         foreseen = self.costs.foresight.point(entry.spec, entry.algorithm)
         if foreseen is not None:
+            drift = _of_kind(self._drifts, entry)
             energy_j = foreseen.energy_j or foreseen.time_s * self._power_w
-            return Cost(foreseen.time_s, energy_j, "estimated", "estimated")
-        kind = _kind(entry)
-        ratio = next((self._ratios[kind[part]] for part in _KINDS if kind[part] in self._ratios), 1.0)
-        time_s = entry.algorithm.lower_bound_s(entry.spec) * ratio
+            return Cost(drift * foreseen.time_s, drift * energy_j, "estimated", "estimated")
+        time_s = entry.algorithm.lower_bound_s(entry.spec) * _of_kind(self._ratios, entry)
         model = self.costs.energy_model
         energy_j = time_s * self._power_w if model is None else model(entry.algorithm.work(entry.spec), time_s)
         return Cost(time_s, energy_j, "estimated", "estimated")
@@ -118,6 +127,16 @@ class EstimatedCosts:
 
 def _kind(entry: Entry) -> tuple[str, ...]:
     return entry.spec.op.name, entry.algorithm.name.partition("(")[0]
+
+
+def _means(logs: Mapping[tuple[str, ...], Sequence[float]]) -> dict[tuple[str, ...], float]:
+    return {kind: math.exp(math.fsum(some) / len(some)) for kind, some in logs.items()}
+
+
+def _of_kind(ratios: Mapping[tuple[str, ...], float], entry: Entry) -> float:
+    """The ratio of what is most alike; 1 where there is none."""
+    kind = _kind(entry)
+    return next((ratios[kind[part]] for part in _KINDS if kind[part] in ratios), 1.0)
 
 
 @dataclass

@@ -112,3 +112,17 @@ def test_estimates_are_what_is_foreseen():
     estimates.calibrate([relu(8)])
     estimates.prepare([relu(8)])
     assert [choice.time_s for choice in estimates.options(relu(8)).choices] == pytest.approx([12.0, 4.0])
+
+
+def test_estimates_take_what_does_not_grow_with_the_batch_as_it_was_seen_in_the_model():
+    names = ("one", "two")
+    backend = FakeBackEnd({str(Activation("relu")): tuple(PerRow(name, 1.0) for name in names)})
+    store = CountingStore()
+    for batch, name, time_s in ((2, "one", 12.0), (2, "two", 10.0), (8, "one", 18.0)):
+        cost = Cost(time_s, 2 * time_s, "measured", "estimated")
+        store.put_many([Measurement(backend.key(relu(batch), Fake(name)), cost)])
+    estimates = EstimatedCosts(MeasuredCosts(backend, store, "estimated", None, energy_model=watts(2.0)))
+    estimates.calibrate([relu(8)])
+    estimates.prepare([relu(8)])
+    assert [choice.time_s for choice in estimates.options(relu(8)).choices] == pytest.approx([18.0, 15.0])
+    assert [choice.energy_j for choice in estimates.options(relu(8)).choices] == pytest.approx([36.0, 30.0])
