@@ -18,6 +18,7 @@ from joulec.passes.kernels.conv_direct import DirectConv
 from joulec.passes.kernels.conv_plane import PlaneConv
 from joulec.passes.kernels.conv_pooled import PooledConv
 from joulec.passes.kernels.conv_winograd import WinogradConv
+from joulec.passes.kernels.pipeline import PIPELINE
 from joulec.passes.kernels.pooling import Pool
 from joulec.passes.kernels.target import cpu_target
 
@@ -43,7 +44,7 @@ def timers(node, kernels):
                 continue
             function = kernel.build(node.spec, params, TARGET).with_attr("global_symbol", "main")
             module = tvm.IRModule({"main": function})
-            built = tvm.compile(module, target=tvm.target.Target(json.loads(TARGET.target)))
+            built = tvm.compile(module, target=tvm.target.Target(json.loads(TARGET.target)), tir_pipeline=PIPELINE)
             arrays = [
                 kernel.pack(node.spec, params, TARGET, index, operand.value())
                 if isinstance(operand, Weight)
