@@ -275,6 +275,8 @@ def test_the_optimised_file_keeps_what_stands_around(tmp_path):
 def test_a_batch_needs_rows():
     with pytest.raises(ModelError, match=r"batch cannot be set to 2: 'found' has no row for each example"):
         compiled(parts.detector(), batch_sizes=[1, 2])
+    with pytest.raises(ModelError, match=r"batch cannot be set to 2: 'words' is text, of which rows are not set"):
+        compiled(parts.text_classifier(), batch_sizes=[2])
     made, _ = compiled(parts.detector(), batch_sizes=[1])
     made.model.close()
 

@@ -15,6 +15,7 @@ from joulec.passes.onnx.places import Place
 from joulec.passes.onnx.program import Program, dimensions, form_of, title
 from joulec.passes.onnx.rebatching import Rebatching
 from joulec.passes.onnx.rows import Batched, prove
+from joulec.profiler.values import TEXT
 
 Shapes = dict[str, tuple[int | str, ...]]
 
@@ -182,15 +183,18 @@ def _overridden(program: Program, shapes: Shapes) -> bool:
 def _check_rows(program: Program, types: Mapping[str, TensorType], batch: int) -> None:
     """Refuse a batch where an input or output is no tensor of numbers with rows."""
     for value in (*program.inputs, *program.outputs):
-        type = types.get(value.name)
-        if type is None or type.dtype == "object":
-            holds = (
-                f"is {form_of(value)}" if type is not None or "(" in form_of(value) else "has as many as data decide"
-            )
-            raise ModelError(
-                f"{program.name}: the batch cannot be set to {batch}: '{value.name}' has no row for each example, it "
-                f"{holds}; give the shapes that you want with --input-shapes"
-            )
+        type, form = types.get(value.name), form_of(value)
+        if type is not None and type.dtype != "object":
+            continue
+        if form == TEXT:
+            why = "is text, of which rows are not set"
+        else:
+            holds = f"is {form}" if "(" in form else "has as many as data decide"
+            why = f"has no row for each example, it {holds}"
+        raise ModelError(
+            f"{program.name}: the batch cannot be set to {batch}: '{value.name}' {why}; give the shapes that you want "
+            "with --input-shapes"
+        )
 
 
 def _rebatched(program: Program, shapes: Shapes, batch: int) -> tuple[Program, dict[str, TensorType], int | None]:

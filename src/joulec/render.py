@@ -165,6 +165,9 @@ def show_compiled(report: Mapping[str, Any], meter: str, outputs: Sequence[Path]
 
 def show_verified(out: Console, verified: Mapping[str, Any]) -> None:
     """Print how the comparison with the original went."""
+    if not verified["inputs"]:
+        out.print(f"not compared with {verified['reference']}: the model gives no steady results on random inputs")
+        return
     line = (
         f"verified on {verified['inputs']} random inputs against {verified['reference']}: "
         f"largest relative error {verified['max_relative_error']:.2g}"

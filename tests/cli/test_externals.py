@@ -27,6 +27,9 @@ def test_the_table_names_operators_and_their_share():
     rows = [{"node": r.node, "operator": r.operator, "algorithm": r.algorithm, "time_s": r.time_s} for r in ROWS]
     assert outside(rows) == ["in onnxruntime, 25% of the time: RoiAlign (align)"]
     assert outside(rows[:1]) == []
+    assert outside([rows[0], {**rows[1], "time_s": None}]) == [
+        "in onnxruntime, an unknown part of the time: RoiAlign (align)"
+    ]
 
 
 def test_a_missing_engine_is_named_with_its_extra(monkeypatch):

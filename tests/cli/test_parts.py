@@ -53,6 +53,18 @@ def test_text(joulec, compile_):
     assert session["items"] > 0
 
 
+def test_text_that_random_words_do_not_meet(joulec, compile_):
+    nodes = [helper.make_node("Cast", ["digits"], ["numbers"], to=FLOAT), helper.make_node("Relu", ["numbers"], ["y"])]
+    said = compile_(build(nodes, [value("digits", [2], onnx.TensorProto.STRING)], [value("y", [2])]))
+    assert "in onnxruntime, an unknown part of the time: Cast (head)" in said
+    assert "not compared with onnxruntime" in said
+    found, _ = _run(joulec, digits=np.array(["1.5", "-2"]))
+    assert found["y"].tolist() == [1.5, 0.0]
+    done = joulec("run", "model.joulec")
+    assert done.returncode == 2
+    assert "the model does not take these inputs" in done.stderr
+
+
 def test_sequences(joulec, compile_):
     nodes = [helper.make_node("SequenceInsert", ["many", "x"], ["more"]), helper.make_node("Relu", ["x"], ["y"])]
     inputs = [nested("many", FLOAT, "sequence"), value("x", [2])]
