@@ -82,8 +82,7 @@ class PartitionedSearch:
                 ways[part.signature] = self._search_part(part, weights, began)
             return ways.get(part.signature, ())
 
-        joined = self._joiner.run(graph, way_of, seams)
-        return replace(joined, graph=self.tidy(joined.graph))  # a part does not see what reads its values outside it
+        return self._joiner.run(graph, way_of, seams)
 
     def _search_part(self, part: Part, weights: tuple[float, float], began: float) -> Way:
         """The way to the part's best graph."""

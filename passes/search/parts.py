@@ -107,7 +107,7 @@ class Joiner:
             pairs = zip(part.graph.outputs, result.outputs, strict=True)
             renamed.update({old: renamed.get(new, new) for old, new in pairs if old != new})
         outputs = [renamed.get(value, value) for value in graph.outputs]
-        whole = Graph.build(graph.inputs, outputs, nodes, graph.output_names)
+        whole = self.tidy(Graph.build(graph.inputs, outputs, nodes, graph.output_names))  # parts do not see each other
         return Joined(whole, tuple(rules), tuple(starts))
 
     def way(self, graph: Graph, path: tuple[int, ...]) -> Way:

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from joulec.passes.canonical import place
+from joulec.passes.graph import Add, Concat, Graph, Node, Value
 from joulec.passes.rules import RULES
 from joulec.passes.search.choices import CostingError
 from joulec.passes.search.frontier import FrontierSearch
@@ -132,3 +134,18 @@ def test_it_is_one_search(toy):
         result = OuterSearch(rules, toy.FakeCosts(table), objective, SearchOptions(budget=200)).run(graph)
         least = objective.value(result.best.totals, result.origin.totals)
         assert min(objective.value(plan.totals, result.origin.totals) for plan in plans) <= least * (1 + 1e-9)
+
+
+def test_concats_of_joined_graphs_say_what_is_in_place_although_other_parts_compute_it():
+    chain = blocks(75)
+    x, more = chain.inputs[0], Value.input("more", chain.inputs[0].type)
+    early = Node.make(Add(), (x, more))
+    nodes = [early, *chain.nodes, Node.make(Concat(1), (*early.outputs, *chain.outputs), name="all")]
+
+    def placed(graph):
+        return place(tidy(graph), lambda spec: not spec.op.is_view)
+
+    graph = placed(Graph.build([x, more], nodes[-1].outputs, nodes))
+    plans = FrontierSearch(RULES, FormulaCosts(), SearchOptions(budget=5), placed, exact=False).run(graph)
+    assert len(graph.nodes) > 200 > len(plans[0].graph.nodes)
+    assert {plan.graph.nodes[-1].op for plan in plans} == {Concat(1, (True, True))}
