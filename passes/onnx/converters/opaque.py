@@ -36,10 +36,9 @@ def convert_region(
 ) -> Sequence[Operand]:
     """A model of the nodes. Its values are renamed by position, so that equal nodes have equal definitions."""
     constants = builder.constants
-    nested = any(captured(node) for node in region.nodes)
     controlled = any(True for node in region.nodes for _ in bodies(node))
     state = _ranked if controlled else typed
-    names = _renamed(region, keep=nested)
+    names = _renamed(region, keep=controlled)
     products = [node for node in region.nodes if node.op_type in _WEIGHTS]
     weights = {node.input[_WEIGHTS[node.op_type]] for node in products}
     operands: list[Operand] = []
@@ -76,7 +75,7 @@ def convert_region(
 
 
 def _renamed(region: Region, keep: bool) -> dict[str, str]:
-    """New names of all values; the old ones where graphs inside the nodes read them."""
+    """New names of all values; the old ones where graphs inside the nodes may read them, or have values of the new."""
     made = [name for node in region.nodes for name in node.output if name]
     if keep:
         return {name: name for name in (*region.inputs, *made)}
