@@ -87,7 +87,7 @@ def test_what_was_chosen_is_told(model):
     for entry in model.manifest.entries:
         assert entry.predicted.time_source == "estimated"
         assert entry.measured.time_source == "measured"
-        assert [one.operator for one in entry.assignment][:2] == ["conv2d", "conv2d"]
+        assert [one.operator for one in entry.assignment][:2] == ["conv2d", "pooled_conv2d"]
 
 
 def test_progress_is_told_where_it_is_asked_for(path, capsys):
