@@ -87,6 +87,8 @@ class WindowedPolicy:
                 self._choose("the cap changed")
         self._t_s = telemetry.t_s
         ran, power_w, highest_w = telemetry.configuration, telemetry.power_w, telemetry.highest_w
+        if ran is not None and ran != self._levels[self._current]:
+            self._since_s = None  # what was read before, and may have been false, is not of the visit to come
         if ran != self._levels[self._current] or power_w is None or highest_w is None or not telemetry.readings:
             return self.decision
         if power_w <= 0:  # no device draws nothing: it is no reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from joulec.runtime.policies import (
@@ -85,22 +85,25 @@ def well(policy, t_s, cap_w=100.0):
     )
 
 
+FAILING = {"valid": False, "power_w": None, "readings": 0}
+STUCK = {"power_w": 61.3}  # once it lasts
 FAULTS = st.sampled_from(
     [
-        {"valid": False, "power_w": None, "readings": 0},
+        FAILING,
         {"power_w": math.nan},
         {"power_w": math.inf},
         {"power_w": -1.0},
         {"power_w": 0.0},
         {"power_w": 50.0, "peak_w": math.nan},
         {"power_w": None, "readings": 0, "age_s": 60.0},  # missing, or late
-        {"power_w": 61.3},  # stuck, once it lasts
+        STUCK,
     ]
 )
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @settings(max_examples=12, deadline=None)
+@example(faults=[STUCK, STUCK, FAILING], before=60)
 @given(faults=st.lists(FAULTS, min_size=1, max_size=3), before=st.integers(60, 120))
 def test_faults_lead_to_the_safest_are_said_once_each_and_end(name, faults, before):
     policy = make_policy(name, SPACE, OPTIONS)
