@@ -78,7 +78,12 @@ def as_formed(value: Any, form: str) -> Any:
         return value
     if value is None or isinstance(value, list | tuple | dict):
         raise FormError(f"a {type(value).__name__} where an array is wanted")
-    return _as_text(np.asarray(value)) if form == TEXT else np.asarray(value).astype(numpy_dtype(form), copy=False)
+    array = np.asarray(value)
+    if form == TEXT:
+        return _as_text(array)
+    if array.dtype.kind in "OUST":
+        raise FormError(f"text where {form} is wanted")
+    return array.astype(numpy_dtype(form), copy=False)
 
 
 def _as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

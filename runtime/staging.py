@@ -160,7 +160,10 @@ def _formed(value: Any, form: str) -> Any:
 
 def _checked(value: Any, wanted: ValueInfo) -> Any:
     if is_tensor(wanted.form) and isinstance(value, list | tuple):
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise InputError(f"input {wanted.name!r} must be {wanted}, not lists of different lengths") from error
     if wanted.form != TEXT and is_tensor(wanted.form):
         value = as_array(value, f"input {wanted.name!r}")
         if str(value.dtype) != wanted.form or not wanted.fits(value.shape):

@@ -78,3 +78,9 @@ def test_random_values_have_their_form(form, shape):
     first, second = (random_value(np.random.default_rng(3), form, shape, ("word",)) for _ in range(2))
     assert str(first) == str(second)
     assert str(as_formed(first, form)) == str(first)
+
+
+@pytest.mark.parametrize("given", [np.array(["q"]), np.array(["q"], object), np.array([b"1"])])
+def test_text_is_no_number(given):
+    with pytest.raises(FormError, match="text where float32 is wanted"):
+        as_formed([given], "sequence(float32)")

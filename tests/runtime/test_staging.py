@@ -62,6 +62,8 @@ def test_what_is_no_text_is_refused(staging):
         _run(staging, np.zeros(2))
     with pytest.raises(InputError, match=r"must be text\[\?\], not text\[1,1\]"):
         _run(staging, np.array([["a"]]))
+    with pytest.raises(InputError, match=r"must be text\[\?\], not lists of different lengths"):
+        _run(staging, [["a"], ["b", "c"]])
 
 
 def test_a_part_that_is_missing_is_told():
