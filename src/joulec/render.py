@@ -224,22 +224,24 @@ def _show_entries(out: Console, report: Mapping[str, Any], rows: Sequence[str]) 
     for batch, entry in report["entries"].items():
         rules = ", ".join(f"{one['rule']} ×{one['count']}" for one in entry["search"]["substitutions"]) or "none"
         out.print(f"batch {batch}: substitutions {rules}", markup=False)
-        out.print(f"batch {batch}: algorithms {_algorithms(entry['assignment'])}", markup=False)
+        out.print(f"batch {batch}: algorithms {_algorithms(entry)}", markup=False)
         for line in outside(entry["assignment"]):
             out.print(f"batch {batch}: {line}", markup=False)
 
 
-def _algorithms(assignment: Sequence[Mapping[str, Any]]) -> str:
-    """How much of the time each algorithm family takes."""
+def _algorithms(entry: Mapping[str, Any]) -> str:
+    """How much of the time each algorithm family takes, and conversions between layouts."""
     seconds: dict[str, float] = {}
     count: dict[str, int] = {}
-    for one in assignment:
+    for one in entry["assignment"]:
         family = one["algorithm"].split("(")[0]
         seconds[family] = seconds.get(family, 0.0) + (one["time_s"] or 0.0)
         count[family] = count.get(family, 0) + 1
-    total = sum(seconds.values()) or 1.0
+    converting = entry["conversions"]["time_s"]
+    total = sum(seconds.values()) + converting or 1.0
     order = sorted(seconds, key=lambda family: -seconds[family])
-    return ", ".join(f"{family} ×{count[family]} ({seconds[family] / total:.0%})" for family in order)
+    shown = [f"{family} ×{count[family]} ({seconds[family] / total:.0%})" for family in order]
+    return ", ".join([*shown, f"conversions of layouts ({converting / total:.0%})"] if converting else shown)
 
 
 def _shown(value: float | None, show: Any) -> str:

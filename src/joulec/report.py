@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -15,6 +16,8 @@ from joulec.passes.search.results import Plan, SearchResult
 from joulec.passes.verification import Verified
 from joulec.profiler.candidate import NO_WORK, Work
 from joulec.runtime.manifest import Assigned, Budget, part_assigned
+
+_ROUNDING = 1e-9
 
 
 def plan_budget(plan: Plan) -> Budget:
@@ -120,6 +123,7 @@ def entry_json(
         "measured": budget_json(measured),
         "search": search_json(result),
         "assignment": _assignment_json(result.best, errors, around),
+        "conversions": conversions_json(result.best),
     }
 
 
@@ -130,6 +134,21 @@ def _assignment_json(plan: Plan, errors: Sequence[float | None] | None, around: 
     head, tail = (None, None) if around is None else (around.parts.head, around.parts.tail)
     before, after = ([] if part is None else [part_assigned(part)] for part in (head, tail))
     return [asdict(assigned) for assigned in (*before, *assignment, *after)]
+
+
+def conversions_json(plan: Plan) -> dict[str, float | None]:
+    """Seconds and joules of conversions between layouts: what a plan costs beyond its operators."""
+    costs = [choice.cost for choice in plan.choices]
+    time_s = _beyond(float(plan.totals.time_s), [cost.time_s for cost in costs])
+    joules = [cost.energy_j for cost in costs if cost.energy_j is not None]
+    known = len(joules) == len(costs)
+    return {"time_s": time_s, "energy_j": _beyond(float(plan.totals.energy_j), joules) if known else None}
+
+
+def _beyond(total: float, parts: Sequence[float]) -> float:
+    """What a total is above the sum of its parts; 0 where it is but rounding."""
+    beyond = total - math.fsum(parts)
+    return beyond if beyond > _ROUNDING * total else 0.0
 
 
 def variant_json(
@@ -147,6 +166,7 @@ def variant_json(
         "measured": budget_json(measured),
         "substitutions": [{"rule": rule, "count": count} for rule, count in sorted(counts.items())],
         "assignment": _assignment_json(plan, errors, around),
+        "conversions": conversions_json(plan),
     }
 
 
