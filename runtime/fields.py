@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,13 @@ class Fields:
 
     def optional_number(self, name: str) -> float | None:
         return None if self.child(name)[0] is None else self.number(name)
+
+    def optional_cost(self, name: str) -> float | None:
+        """Seconds or joules; None where not known."""
+        value = self.optional_number(name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ManifestError(f"{self._where}.{name} must be >= 0, not {value}")
+        return value
 
     def items(self, name: str) -> Iterator[tuple[Any, str]]:
         """The items of a list, each with its place."""

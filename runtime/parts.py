@@ -118,16 +118,19 @@ class Part:
         source: Any = fields.optional_text("energy_source")
         if source not in (None, *get_args(EnergySource)):
             raise ManifestError(f"{where}.energy_source is unknown: {source!r}")
+        place = where.rpartition(".")[2]
+        if fields.text("place") != place:
+            raise ManifestError(f"{where}.place must be {place!r}, not {fields.text('place')!r}")
         return Part(
-            fields.text("place"),
+            place,
             fields.text("key"),
             fields.text("engine"),
             fields.text("operators"),
             fields.integer("nodes"),
             fields.texts("inputs"),
             fields.texts("outputs"),
-            fields.optional_number("time_s"),
-            fields.optional_number("energy_j"),
+            fields.optional_cost("time_s"),
+            fields.optional_cost("energy_j"),
             source,
             fields.number("dram_bytes"),
         )

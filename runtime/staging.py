@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from joulec.profiler.values import TEXT, FormError, as_formed, is_tensor
+from joulec.profiler.values import TEXT, FormError, as_formed, is_tensor, nesting
 from joulec.runtime.external import FUNCTION, ExternalError, open_session
 from joulec.runtime.inputs import InputError, as_array
 from joulec.runtime.manifest import Entry, TensorInfo, part_assigned
@@ -170,9 +170,26 @@ def _checked(value: Any, wanted: ValueInfo) -> Any:
             raise InputError(f"input {wanted.name!r} must be {wanted}, not {describe(value)}")
         return value
     try:
+        _check_types(value, wanted.form)
         formed = as_formed(value, wanted.form)
     except FormError as error:
         raise InputError(f"input {wanted.name!r} must be {wanted}, not {describe(value)}: {error}") from error
     if isinstance(formed, np.ndarray) and not wanted.fits(formed.shape):
         raise InputError(f"input {wanted.name!r} must be {wanted}, not {describe(value)}")
     return formed
+
+
+def _check_types(value: Any, form: str) -> None:
+    """Refuse arrays of another type inside of a sequence or an optional, as is done with those that are inputs.
+
+    Raises:
+        FormError: one is.
+    """
+    kind, inner = nesting(form)
+    if kind == "sequence" and isinstance(value, list | tuple):
+        for one in value:
+            _check_types(one, inner)
+    elif kind == "optional":
+        _check_types(value, inner)
+    elif not kind and form != TEXT and isinstance(value, np.ndarray) and str(value.dtype) != form:
+        raise FormError(f"{describe(value)} where {form} is wanted")

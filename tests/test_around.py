@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 pytest.importorskip("tvm")
 
 import joulec
+from joulec.around import outside_budget
 from joulec.compiler import compile_model
 from joulec.optimizing import Extras, optimize_model
 from joulec.options import CompileOptions
@@ -22,7 +24,8 @@ from joulec.passes.search.totals import BoundsError
 from joulec.passes.verification import VerificationError, largest_error
 from joulec.progress import Silent
 from joulec.runtime.inputs import InputError
-from joulec.runtime.manifest import Manifest
+from joulec.runtime.manifest import Budget, Manifest
+from joulec.runtime.parts import Part, Parts
 
 sys.path.append(str(Path(__file__).parent / "support"))
 
@@ -377,3 +380,21 @@ def test_a_classifier_with_labels_and_probabilities_by_label():
         assert label.tolist() == list(wanted[0])
         assert [list(one) for one in probabilities] == [classes, classes] or set(probabilities[0]) == set(classes)
         assert largest_error([probabilities], [wanted[1]]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("part", "own", "time_s", "energy", "source"),
+    [
+        ((1e-3, 0.5, "nvml"), Budget(2e-3, "measured", 1.0, "nvml", 500.0), 3e-3, 1.5, "nvml"),
+        ((1e-3, 0.5, "estimated"), Budget(2e-3, "measured", 1.0, "nvml", 500.0), 3e-3, 1.5, "estimated"),
+        ((1e-3, 0.5, "estimated"), Budget(0.0, "measured"), 1e-3, 0.5, "estimated"),
+        ((1e-3, None, None), Budget(2e-3, "measured", 1.0, "nvml", 500.0), 3e-3, None, None),
+        ((None, None, None), Budget(2e-3, "measured", 1.0, "nvml", 500.0), None, None, None),
+    ],
+)
+def test_a_call_costs_what_its_parts_cost_where_that_is_known(part, own, time_s, energy, source):
+    tail = Part("tail", "reference-t", "onnx.reference", "NonZero", 1, (), (), *part)
+    found = outside_budget(SimpleNamespace(parts=Parts((), (), None, tail)), own)
+    assert found.time_s == pytest.approx(time_s)
+    assert found.energy_j == pytest.approx(energy)
+    assert found.energy_source == source

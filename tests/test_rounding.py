@@ -1,5 +1,7 @@
 """What Winograd's rounding comes to is measured, reported and bounded."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -12,6 +14,7 @@ from joulec.options import CompileOptions
 from joulec.passes.graph import Conv2d, MaxPool2d, Node, PooledConv2d, Step, TensorType, Value, literal
 from joulec.passes.graph.evaluate import evaluate_node
 from joulec.passes.kernels.registry import KERNELS
+from joulec.passes.layouts.layout import to_layout
 from joulec.passes.relax.workbench import Setup, Workbench
 from joulec.passes.verification import VerificationError
 
@@ -87,7 +90,7 @@ def test_tiles_that_state_a_larger_error_than_the_bound_are_not_tried(bound, til
 
 
 def test_an_error_above_the_bound_stops_the_compilation(model, monkeypatch):
-    monkeypatch.setattr(joulec.rounding, "_error", lambda node, arrays, rng: 0.5)
+    monkeypatch.setattr(joulec.rounding, "_error", lambda node, algorithm, arrays, rng: 0.5)
     with pytest.raises(VerificationError, match=r"first.* error of 0\.5.*--exclude-algorithm winograd"):
         compile_model(model, options())
 
@@ -100,5 +103,30 @@ def test_of_what_is_pooled_on_its_way_out():
     node = Node.make(op, (Value.input("x", TensorType(x.shape)), *weights), (Step("bias"), Step("activation", "relu")))
     arrays = [x, *(one.value() for one in weights)]
     (result,) = evaluate_node(node, arrays)
-    assert joulec.rounding._error(node, [*arrays, result], np.random.default_rng(1)) < 1e-6
-    assert joulec.rounding._error(node, [*arrays, 1.5 * result], np.random.default_rng(1)) == pytest.approx(0.5, 1e-3)
+    plain = SimpleNamespace()
+    assert joulec.rounding._error(node, plain, [*arrays, result], np.random.default_rng(1)) < 1e-6
+    wrong = joulec.rounding._error(node, plain, [*arrays, 1.5 * result], np.random.default_rng(1))
+    assert wrong == pytest.approx(0.5, 1e-3)
+
+
+@pytest.mark.parametrize("blocks", [(0, 0), (8, 0), (0, 8), (8, 8)])
+def test_of_blocked_tensors_inside_others(blocks):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 16, 6, 7))
+    weight = literal(rng.standard_normal((24, 16, 3, 3)).astype(np.float32))
+    other = Value.input("z", TensorType((1, 24, 6, 7)))
+    node = Node.make(
+        Conv2d(padding=(1, 1, 1, 1)), (Value.input("x", TensorType(x.shape)), weight, other), (Step("add"),)
+    )
+    z = rng.standard_normal(other.type.shape)
+    (result,) = evaluate_node(node, [x, weight.value(), z])
+
+    def inside(array, block):
+        return np.concatenate([to_layout(array, block).reshape(-1), rng.standard_normal(100)])
+
+    reads, writes = blocks
+    arrays = [inside(x, reads), weight.value(), inside(z, writes), inside(result, writes)]
+    algorithm = SimpleNamespace(reads=reads, writes=writes)
+    assert joulec.rounding._error(node, algorithm, arrays, rng) < 1e-6
+    arrays[-1] = 1.5 * arrays[-1]
+    assert joulec.rounding._error(node, algorithm, arrays, rng) == pytest.approx(0.5, 1e-3)

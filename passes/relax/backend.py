@@ -80,11 +80,17 @@ class KernelAlgorithm:
         if self.engine:
             return engine_version(self.engine)
         if self.lowered is not None:
-            return source_digest("joulec.passes.relax.frontend", "joulec.passes.relax.pipeline")
+            return source_digest("joulec.passes.relax.frontend", *self._pipeline)
         if self.kernel is not None:
             return source_digest(type(self.kernel).__module__, "joulec.passes.kernels.pipeline")
-        pipeline = "cuda_pipeline" if isinstance(self.target, CudaTarget) else "pipeline"
-        return source_digest("joulec.passes.relax.emit", f"joulec.passes.relax.{pipeline}")
+        return source_digest("joulec.passes.relax.emit", *self._pipeline)
+
+    @property
+    def _pipeline(self) -> tuple[str, ...]:
+        """What TVM's own operators are lowered by."""
+        if isinstance(self.target, CudaTarget):
+            return ("joulec.passes.relax.cuda_pipeline",)
+        return "joulec.passes.relax.pipeline", "joulec.passes.kernels.pipeline"
 
     @property
     def name(self) -> str:

@@ -267,15 +267,21 @@ def parts_work(around: Around | None) -> Work:
 
 
 def outside_budget(around: Around | None, budget: Budget) -> Budget:
-    """The cost of a call with that of its parts, where both are known."""
+    """The cost of a call with that of its parts; not known where one of them is not.
+
+    Where joules come from several sources, their sum is called an estimate.
+    """
     parts = () if around is None else around.parts.there
-    if not parts or budget.time_s is None:
+    if not parts:
         return budget
-    time_s = budget.time_s + sum(part.time_s or 0.0 for part in parts)
-    time_source = budget.time_source if budget.time_s else "measured"
-    energy_source = budget.energy_source or parts[0].energy_source
-    energies = [budget.energy_j if budget.time_s else 0.0, *(part.energy_j for part in parts)]
-    known = [energy for energy in energies if energy is not None]
-    if not time_s or energy_source is None or len(known) < len(energies):
+    costs = [(part.time_s, part.energy_j, part.energy_source) for part in parts]
+    if budget.time_s != 0:
+        costs.append((budget.time_s, budget.energy_j, budget.energy_source))
+    times, energies, sources = ([one for one in column if one is not None] for column in zip(*costs, strict=True))
+    if len(times) < len(costs):
+        return Budget()
+    time_s, time_source = sum(times), budget.time_source if budget.time_s else "measured"
+    if not time_s or len(energies) < len(costs) or len(sources) < len(costs):
         return Budget(time_s, time_source)
-    return Budget(time_s, time_source, sum(known), energy_source, sum(known) / time_s)
+    mixed = len(set(sources)) > 1
+    return Budget(time_s, time_source, sum(energies), "estimated" if mixed else sources[0], sum(energies) / time_s)

@@ -102,8 +102,8 @@ def compile_model(model: Any, options: CompileOptions, progress: Progress | None
                 verified = _verify_whole(compiled, variants, options, verified, progress)
             if verified.inputs == 0:
                 progress.warn(
-                    "the model takes none of the random inputs that were tried, or draws random numbers itself: the "
-                    "result is NOT compared with the original; try it on inputs of your own"
+                    f"the model (in {verified.reference}) takes none of the random inputs that were tried, or draws "
+                    "random numbers itself: the result is NOT compared with the original; try it on inputs of your own"
                 )
             errors = _rounding(compiled, variants, options)
             progress.stage("measuring the result again")

@@ -29,7 +29,7 @@ def read_inputs(path: Path, model: Model) -> list[Any]:
     """A model's inputs, in its order.
 
     Raises:
-        InputError: the file cannot be read, or holds other inputs.
+        InputError: the file cannot be read, or holds other inputs or elements.
     """
     try:
         with path.open("rb") as file:
@@ -66,6 +66,12 @@ def _assembled(name: str, form: str, found: dict[str, _Array]) -> Any:
         elements: list[Any] = []
         while any(_belongs(key, f"{name}/{len(elements)}") for key in found):
             elements.append(_assembled(f"{name}/{len(elements)}", inner, found))
+        later = [key for key in found if key.startswith(f"{name}/") and key[len(name) + 1 :].partition("/")[0].isdigit()]
+        if later:
+            raise InputError(
+                f"the inputs hold {later[0]!r} without {f'{name}/{len(elements)}'!r}: number the elements of {name!r} "
+                "from 0 on"
+            )
         return elements
     array = found.pop(name, None)
     return None if array is None else np.asarray(array, order="C")

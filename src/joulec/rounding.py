@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from joulec.passes.backend import Algorithm
 from joulec.passes.graph import Conv2d, Node, PooledConv2d, TensorType, Weight
 from joulec.passes.graph.operators import ACTIVATIONS
-from joulec.passes.layouts.layout import PLAIN, blocked_shape, from_layout
+from joulec.passes.layouts.layout import PLAIN, blocked_shape, from_layout, layout_read
 from joulec.passes.verification import VerificationError
 from joulec.report import plan_assignment
 from joulec.runtime.model import Model
@@ -51,7 +52,7 @@ def operator_errors(
     def watch(name: str, arrays: Sequence[_Array]) -> None:
         index = place(name)
         if index is not None and _family(assignment[index].algorithm) in ROUNDED:
-            errors[index] = _error(nodes[index], arrays, rng)
+            errors[index] = _error(nodes[index], plan.assignment[nodes[index]].algorithm, arrays, rng)
 
     model.watch(one.batch, [np.ascontiguousarray(given[value.name]) for value in inputs], watch, one.name)
     for assigned, error in zip(assignment, errors, strict=True):
@@ -68,21 +69,24 @@ def _family(algorithm: str) -> str:
     return algorithm.partition("(")[0]
 
 
-def _error(node: Node, arrays: Sequence[_Array], rng: np.random.Generator) -> float:
+def _error(node: Node, algorithm: Algorithm, arrays: Sequence[_Array], rng: np.random.Generator) -> float:
     """Of a convolution: arrays are its data, the packed kernel, the epilogue's operands, and its result."""
+    reads, writes = (int(getattr(algorithm, end, PLAIN)) for end in ("reads", "writes"))
     op, weight = node.op, node.operands[1]
     assert isinstance(op, Conv2d | PooledConv2d)
     assert isinstance(weight, Weight)
     conv = op if isinstance(op, Conv2d) else op.convolution
     kernel = weight.value().astype(np.float64)
-    data, result = _shaped(arrays[0], node.operands[0].type), _shaped(arrays[-1], node.outputs[0].type)
+    layouts = [layout_read(node.spec, index, reads, writes) for index in range(len(node.operands))]
+    data, result = _shaped(arrays[0], node.operands[0].type, reads), _shaped(arrays[-1], node.outputs[0].type, writes)
     batch, channels, height, width = result.shape
     picks = rng.integers(0, (batch, height, width), (SAMPLES, 3))
     exact = np.empty((SAMPLES, channels))
     for row, (n, y, x) in enumerate(picks):
         places = [(int(y), int(x))] if isinstance(op, Conv2d) else _pooled_places(node, int(y), int(x))
         exact[row] = np.max([_convolved(data[n], conv, kernel, *place) for place in places], axis=0)
-    rest = iter(_shaped(array, of.type) for array, of in zip(arrays[2:-1], node.operands[2:], strict=True))
+    others = zip(arrays[2:-1], node.operands[2:], layouts[2:], strict=True)
+    rest = iter(_shaped(array, of.type, layout) for array, of, layout in others)
     at = tuple(picks.T)
     for step in node.epilogue:
         if step.kind == "activation":
@@ -119,9 +123,14 @@ def _convolved(image: _Array, op: Conv2d, kernel: _Array, y: int, x: int) -> _Ar
     return np.asarray(np.einsum("gk,gok->go", window, grouped).reshape(-1))
 
 
-def _shaped(array: _Array, type: TensorType) -> _Array:
-    """A tensor, blocked or not, as row-major; of one that lies inside another the array runs on beyond its end."""
-    block = array.shape[-1] if array.ndim == 5 else PLAIN
+def _shaped(array: _Array, type: TensorType, layout: int) -> _Array:
+    """A tensor, blocked or not, as row-major; of one that lies inside another the array is flat and runs on.
+
+    Args:
+        layout: of a tensor inside another; the shape of any other tells its own.
+    """
+    inside = array.ndim == 1 and len(type.shape) == 4
+    block = layout if inside else array.shape[-1] if array.ndim == 5 else PLAIN
     return from_layout(array.reshape(-1)[: type.size].reshape(blocked_shape(type.shape, block)), block)
 
 

@@ -78,6 +78,14 @@ def test_sequences(joulec, compile_):
     done = joulec("run", "model.joulec", "--inputs", "in.npz")
     assert done.returncode == 2
     assert "holds the input 'many'; it holds x, many, the model takes many, x" in done.stderr
+    for given, message in (
+        ({"many/0": first, "many/2": first}, "hold 'many/2' without 'many/1': number the elements of 'many' from 0 on"),
+        ({"many/0": first.astype(np.float64)}, "must be sequence(float32), not a list of 1: float64[3] where float32"),
+    ):
+        np.savez(joulec.folder / "in.npz", x=x, **given)
+        done = joulec("run", "model.joulec", "--inputs", "in.npz")
+        assert done.returncode == 2
+        assert message in " ".join(done.stderr.split())
 
 
 def test_the_optimised_file_and_a_batch_that_cannot_be(joulec):

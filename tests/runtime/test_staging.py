@@ -80,6 +80,21 @@ def test_parts_round_trip_and_are_checked():
         Parts.from_json(bad, "parts")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"place": "tail"}, r"parts.head.place must be 'head', not 'tail'"),
+        ({"time_s": -1.0}, r"parts.head.time_s must be >= 0, not -1.0"),
+        ({"energy_j": float("nan")}, r"parts.head.energy_j must be >= 0, not nan"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(changes, message):
+    from dataclasses import asdict
+
+    with pytest.raises(ManifestError, match=message):
+        Parts.from_json(asdict(replace(PARTS, head=replace(HEAD, **changes))), "parts")
+
+
 def test_forms_that_there_are_not_are_refused():
     from dataclasses import asdict
 
