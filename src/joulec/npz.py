@@ -66,7 +66,9 @@ def _assembled(name: str, form: str, found: dict[str, _Array]) -> Any:
         elements: list[Any] = []
         while any(_belongs(key, f"{name}/{len(elements)}") for key in found):
             elements.append(_assembled(f"{name}/{len(elements)}", inner, found))
-        later = [key for key in found if key.startswith(f"{name}/") and key[len(name) + 1 :].partition("/")[0].isdigit()]
+        later = [
+            key for key in found if key.startswith(f"{name}/") and key[len(name) + 1 :].partition("/")[0].isdigit()
+        ]
         if later:
             raise InputError(
                 f"the inputs hold {later[0]!r} without {f'{name}/{len(elements)}'!r}: number the elements of {name!r} "
