@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,16 +11,15 @@ from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure
 from joulec.passes.backend import Algorithm, BackEnd
 from joulec.passes.graph import NodeSpec, Opaque
 from joulec.passes.search.choices import Choice, Entry, Options
+from joulec.passes.search.contest import Contest
 from joulec.passes.search.foresight import Foresight
 from joulec.passes.search.objective import Objective
+from joulec.passes.search.resemblance import Resemblance
 from joulec.profiler.candidate import Candidate, Work
-from joulec.profiler.entrant import Point
-from joulec.profiler.rivalry import Rivalry, unfinished
+from joulec.profiler.rivalry import Rivalry
 
 EnergyModel = Callable[[Work, float], float]
 """Joules of work done in some seconds; a straight line over the seconds."""
-_LEFT_AT = 2.0
-"""What was left as hopeless, where a third of the time seen was too much, has its chance at a half of it."""
 
 
 class Store(Protocol):
@@ -93,6 +91,7 @@ class MeasuredCosts:
         hurried: whether the time for measuring is limited.
         counts: how often a spec occurs in what is searched, where that is known; else once.
         foresight: what costs at other batch sizes tell; candidates that it gives up are not measured.
+        resemblance: the same of costs at other numbers of channels.
     """
 
     backend: BackEnd
@@ -106,6 +105,7 @@ class MeasuredCosts:
     counts: Mapping[NodeSpec, int] = field(default_factory=dict)
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     foresight: Foresight = field(init=False)
+    resemblance: Resemblance = field(default_factory=Resemblance)
     _bounds: dict[NodeSpec, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -160,9 +160,9 @@ class MeasuredCosts:
         known = self.look_up(entries)
         self.on_known(dict(known))
         if self.measure is not None:
-            race = _Race(self, known, entries)
-            for candidates in race.rounds(race.ordered(entries) if wanted is None else wanted):
-                self.measure(candidates, race.may_win, known.__setitem__, race)
+            contest = Contest(self, known, entries)
+            for candidates in contest.rounds(contest.ordered(entries) if wanted is None else wanted):
+                self.measure(candidates, contest.may_win, contest.learn, contest)
         return known
 
     def look_up(self, entries: Sequence[Entry]) -> dict[CostKey, Cost | Failure]:
@@ -210,128 +210,6 @@ class MeasuredCosts:
         """Seconds and joules below which the algorithm cannot fall; 0 J where a sensor would have to tell."""
         seconds = algorithm.lower_bound_s(spec)
         return seconds, 0.0 if self.energy_model is None else self.energy_model(algorithm.work(spec), seconds)
-
-
-class _Race:
-    """Which candidates of a batch may still beat what is known of their spec.
-
-    A candidate is out when it is certainly worse in time and in energy than one other algorithm, and the objective
-    never rewards that (it is monotone). What does not count for the objective is not compared.
-    """
-
-    def __init__(self, costs: MeasuredCosts, known: Mapping[CostKey, Cost | Failure], entries: Sequence[Entry]) -> None:
-        self._costs = costs
-        self._known = known
-        self._entrants: dict[CostKey, tuple[NodeSpec, Algorithm]] = {}
-        self._rivals: dict[NodeSpec, list[CostKey]] = {}
-        for entry in entries:
-            self._entrants[entry.key] = (entry.spec, entry.algorithm)
-            self._rivals.setdefault(entry.spec, []).append(entry.key)
-
-    def ordered(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The most valuable first.
-
-        What takes the most time by its roofline, over all its occurrences, comes first, with all its algorithms one
-        after another. Where the time for measuring is limited, each spec's first algorithm comes before any other's
-        second, so that as few specs as may be are left without any; it then sets the pace of the others (`pacemaker`).
-        """
-        worth = {spec: self._costs.counts.get(spec, 1) * self._costs.lower_bound(spec)[0] for spec in self._rivals}
-        dearest = sorted(self._rivals, key=lambda spec: -worth[spec])
-        rank = {spec: rank for rank, spec in enumerate(dearest)}
-        place = {key: place for rivals in self._rivals.values() for place, key in enumerate(rivals)}
-        hurried = self._costs.hurried()
-        return sorted(
-            entries,
-            key=lambda entry: (hurried and place[entry.key] > 0, rank[entry.spec], place[entry.key]),
-        )
-
-    def rounds(self, entries: Sequence[Entry]) -> Iterator[list[Candidate]]:
-        """Candidates that are not known to the full and may win.
-
-        Those that foresight gives up come last, where none of the others could be measured.
-        """
-        missing = [entry for entry in entries if self._open(entry.key) and self._may_win(entry.key)]
-        given_up: set[CostKey] = set()
-        if self.judges:
-            foresight = self._costs.foresight
-            foresight.prepare({entry.spec for entry in missing})
-            given_up = {one.key for one in missing if foresight.gives_up(one.spec, one.algorithm, self.prefers)}
-        yield from self._candidates(entry for entry in missing if entry.key not in given_up)
-        yield from self._candidates(
-            entry for entry in missing if entry.key in given_up and not self._costs_of_rivals(entry.key)
-        )
-
-    def _candidates(self, entries: Iterable[Entry]) -> Iterator[list[Candidate]]:
-        found = [self._costs.backend.candidate(entry.spec, entry.algorithm) for entry in entries]
-        if found:
-            yield found
-
-    def _open(self, key: CostKey) -> bool:
-        """Whether it was never measured, or left before its energy was, or before it was measured to the full."""
-        outcome = self._known.get(key)
-        return outcome is None or unfinished(outcome, self.judges)
-
-    def may_win(self, candidate: Candidate) -> bool:
-        """Whether the roofline, or what was seen of it before it was left, gives it a chance by now."""
-        return self._may_win(candidate.key)
-
-    def _may_win(self, key: CostKey) -> bool:
-        if not self.judges:
-            return True
-        spec, algorithm = self._entrants[key]
-        least = Point(*self._costs.roofline(spec, algorithm))
-        outcome = self._known.get(key)
-        if isinstance(outcome, Cost):
-            least = self._at_best(outcome, algorithm.work(spec), least)
-        return not any(self.prefers(_point(rival), least) for rival in self._costs_of_rivals(key))
-
-    def _at_best(self, seen: Cost, work: Work, bound: Point) -> Point:
-        """What a candidate that was left may cost at least, when it was far behind or its energy was not looked at."""
-        time_s = max(bound.time_s, seen.time_s / (_LEFT_AT if seen.spread == math.inf else 1.0))
-        model = self._costs.energy_model
-        if model is not None:
-            return Point(time_s, model(work, time_s))
-        if seen.energy_j is None:
-            return Point(time_s, bound.energy_j if seen.energy_source is None else math.inf)
-        return Point(time_s, seen.energy_j / _LEFT_AT)
-
-    @property
-    def judges(self) -> bool:
-        """Whether being worse in time (and energy, where that counts) rules a candidate out."""
-        objective = self._costs.objective
-        return objective is not None and objective.monotone and objective.bounds.max_power_w is None
-
-    def prefers(self, rival: Point, candidate: Point) -> bool:
-        """See `joulec.profiler.rivalry.Rivalry`."""
-        objective = self._costs.objective
-        if objective is None:
-            return False
-        slower = candidate.time_s > rival.time_s
-        return slower and (not objective.uses_energy or candidate.energy_j > rival.energy_j)
-
-    def known(self, candidate: Candidate) -> Sequence[Cost]:
-        """See `joulec.profiler.rivalry.Rivalry`."""
-        return self._costs_of_rivals(candidate.key)
-
-    def pacemaker(self, candidates: Sequence[Candidate]) -> Candidate | None:
-        """See `joulec.profiler.rivalry.Rivalry`: the fastest."""
-        entering = {candidate.key for candidate in candidates}
-        spec, _ = self._entrants[candidates[0].key]
-        known = {key: self._known.get(key) for key in self._rivals[spec] if key not in entering}
-        full = {key: one for key, one in known.items() if isinstance(one, Cost) and not unfinished(one, self.judges)}
-        if not full:
-            return None
-        best = min(full, key=lambda key: full[key].time_s)
-        return self._costs.backend.candidate(*self._entrants[best])
-
-    def _costs_of_rivals(self, key: CostKey) -> list[Cost]:
-        spec, _ = self._entrants[key]
-        rivals = (self._known.get(other) for other in self._rivals[spec] if other != key)
-        return [rival for rival in rivals if isinstance(rival, Cost)]
-
-
-def _point(cost: Cost) -> Point:
-    return Point(cost.time_s, math.inf if cost.energy_j is None else cost.energy_j)
 
 
 @dataclass

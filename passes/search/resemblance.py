@@ -1,0 +1,99 @@
+"""What an algorithm will most likely cost, by what it cost for an operator of nearly as many channels.
+
+A network has the same operator at many numbers of channels (DenseNet another one in each layer). What wins for one of
+them wins for its neighbours, by about as much (`joulec.passes.search.ratios`). Batch sizes count here as well as in
+`joulec.passes.search.foresight`, so that what was given up at one is not measured at another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+from joulec.costdb.cost import Cost
+from joulec.passes.backend import Algorithm
+from joulec.passes.graph import NodeSpec, Opaque, TensorType
+from joulec.passes.search.ratios import Prefers, above_roofline, foreseen, loses, of_one_kernel
+
+_FAR = 1.0
+"""Distance from which on operators tell nothing of each other, between the logarithms of their channels."""
+_BATCH = 0.1
+"""Weight of the batch sizes in it."""
+_DISTURBED = 2.0
+"""What was left after one look may have been disturbed by as much."""
+
+_Kind = tuple[Any, ...]
+
+
+@dataclass
+class Resemblance:
+    """Costs that were measured, by what is alike but for channels."""
+
+    _seen: dict[NodeSpec, dict[str, tuple[Algorithm, Cost]]] = field(default_factory=lambda: defaultdict(dict))
+    _alike: dict[_Kind, dict[NodeSpec, tuple[int, ...]]] = field(default_factory=lambda: defaultdict(dict))
+
+    def learn(self, spec: NodeSpec, algorithm: Algorithm, cost: Cost) -> None:
+        """What an algorithm costs."""
+        told = kind_and_channels(spec)
+        if told is None:
+            return
+        self._alike[told[0]][spec] = told[1]
+        looked_at = replace(cost, time_s=cost.time_s / _DISTURBED) if cost.spread == math.inf else cost
+        self._seen[spec][algorithm.name] = algorithm, looked_at
+
+    def gives_up(self, spec: NodeSpec, algorithm: Algorithm, algorithms: Iterable[Algorithm], prefers: Prefers) -> bool:
+        """Whether an algorithm is foreseen to lose to another of the spec's by more than foresight errs.
+
+        The nearest operator counts of which it was measured itself, else another schedule of its kernel: nothing is
+        foreseen by what was foreseen.
+        """
+        other = self._nearest(spec, algorithm.name)
+        if other is None:
+            return False
+        points = foreseen(spec, algorithms, above_roofline(other, self._seen[other]))
+        return loses(points, algorithm.name, prefers)
+
+    def _nearest(self, spec: NodeSpec, name: str) -> NodeSpec | None:
+        told = kind_and_channels(spec)
+        if told is None:
+            return None
+        kind, channels = told
+        distances = {other: _distance(channels, own) for other, own in self._alike[kind].items() if other != spec}
+        near = sorted(
+            (other for other, distance in distances.items() if distance < _FAR), key=lambda one: distances[one]
+        )
+        itself = (other for other in near if name in self._seen[other])
+        kernel = (other for other in near if any(of_one_kernel(name, one) for one in self._seen[other]))
+        return next(chain(itself, kernel), None)
+
+
+def kind_and_channels(spec: NodeSpec) -> tuple[_Kind, tuple[int, ...]] | None:
+    """A spec without its batch size and numbers of channels, and these; None where it has no planes, or a definition
+    names sizes."""
+    if isinstance(spec.op, Opaque) or len(spec.results[0].shape) != 4:
+        return None
+    batch, channels = spec.results[0].shape[0], list[int]()
+
+    def without(type: TensorType, constant: bool) -> tuple[Any, ...]:
+        shape = type.shape
+        if constant:  # a kernel keeps its sides
+            return (type.dtype, len(shape), shape[2:])
+        if len(shape) == 4:
+            channels.append(shape[1])
+            return (type.dtype, shape[0] == batch or shape[0], shape[2:])
+        return (type.dtype, shape)
+
+    operands = tuple((one.constant, without(one.type, one.constant)) for one in spec.operands)
+    results = tuple(without(type, False) for type in spec.results)
+    return (spec.op, spec.epilogue, operands, results), (batch, *channels)
+
+
+def _distance(first: tuple[int, ...], second: tuple[int, ...]) -> float:
+    if not all(first) or not all(second):
+        return math.inf
+    batch, *channels = (math.log(one / other) for one, other in zip(first, second, strict=True))
+    return math.hypot(_BATCH * batch, *channels)
