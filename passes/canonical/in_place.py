@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from joulec.passes.graph import Concat, Graph, Node, NodeSpec, Value
 
@@ -60,6 +61,11 @@ def _candidates(graph: Graph, node: Node, takes_parts: TakesParts) -> Iterator[V
 
 def _copying(node: Node) -> NodeSpec:
     """The node's spec; of a concat as if it copied all operands, so that nothing depends on what was placed before."""
-    if type(node.op) is not Concat or not node.op.in_place:
-        return node.spec
-    return replace(node.spec, op=replace(node.op, in_place=()))
+    return node.spec if type(node.op) is not Concat or not node.op.in_place else _copying_spec(node.spec)
+
+
+@lru_cache(maxsize=1 << 14)
+def _copying_spec(spec: NodeSpec) -> NodeSpec:
+    """Remembered: a search places the concats of thousands of graphs, which share nearly all of them."""
+    assert type(spec.op) is Concat
+    return replace(spec, op=replace(spec.op, in_place=()))

@@ -10,12 +10,22 @@ from joulec.passes.graph import Concat, NodeSpec, TensorType
 from joulec.passes.layouts.layout import PLAIN, layout_read, relayout_spec, same_memory
 from joulec.passes.search.choices import Choice, Options
 from joulec.passes.search.costing import MeasuredCosts, RooflineCosts, Unpriced
+from joulec.passes.search.edges import Floats, edge_matrix
 
 
 class _Layouts:
     """`EdgeCosts` over a cost source; conversions are priced like any operator, by their fastest algorithm."""
 
     _edges: dict[tuple[TensorType, int, int], tuple[float, float]]
+    _matrices: dict[tuple[NodeSpec, NodeSpec, int], Floats]
+
+    def matrix(self, spec_from: NodeSpec, spec_to: NodeSpec, operand: int) -> Floats:
+        """`edge` for all choices; see `EdgeMatrices`."""
+        key = spec_from, spec_to, operand
+        if key not in self._matrices:
+            sizes = len(self.options(spec_from)), len(self.options(spec_to))  # type: ignore[attr-defined]
+            self._matrices[key] = edge_matrix(self, *key, sizes)
+        return self._matrices[key]
 
     def edge(
         self, spec_from: NodeSpec, choice_from: int, spec_to: NodeSpec, operand: int, choice_to: int
@@ -129,6 +139,7 @@ class LayoutMeasuredCosts(_Layouts, MeasuredCosts):
     """Measured costs with conversions."""
 
     _edges: dict[tuple[TensorType, int, int], tuple[float, float]] = field(default_factory=dict)
+    _matrices: dict[tuple[NodeSpec, NodeSpec, int], Floats] = field(default_factory=dict)
     _few: dict[NodeSpec, Options] = field(default_factory=dict)
 
     def free(self, spec: NodeSpec) -> Options | None:
@@ -157,6 +168,7 @@ class LayoutRooflineCosts(_Layouts, RooflineCosts):
 
     monotone: bool = False
     _edges: dict[tuple[TensorType, int, int], tuple[float, float]] = field(default_factory=dict)
+    _matrices: dict[tuple[NodeSpec, NodeSpec, int], Floats] = field(default_factory=dict)
 
     def _price(self, spec: NodeSpec) -> list[Choice]:
         """As of `RooflineCosts`, without what cannot win under a monotone objective."""

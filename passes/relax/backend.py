@@ -138,6 +138,7 @@ class RelaxBackEnd:
     max_error: float | None = None
     agreements: Agreements | None = field(default=None, compare=False, repr=False)
     _algorithms: dict[NodeSpec, tuple[KernelAlgorithm, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _kernels: dict[NodeSpec, bool] = field(default_factory=dict, compare=False, repr=False)
 
     name = "relax"
 
@@ -161,7 +162,9 @@ class RelaxBackEnd:
         """Whether a kernel of ours computes it."""
         if isinstance(spec.op, Opaque):
             return False
-        return any(one.kernel is not None for one in self.algorithms(spec))
+        if spec not in self._kernels:
+            self._kernels[spec] = any(one.kernel is not None for one in self.algorithms(spec))
+        return self._kernels[spec]
 
     def view_layouts(self, spec: NodeSpec) -> tuple[int, ...]:
         """The layouts in which a view can stand: row-major, and a concat along channels also in whole blocks."""

@@ -88,8 +88,12 @@ class Contest:
         if self.judges:
             foresight = self._costs.foresight
             foresight.prepare({entry.spec for entry in missing})
-            lost = {one.key for one in missing if foresight.gives_up(one.spec, one.algorithm, self.prefers)}
-            self._given_up |= lost
+            self._given_up |= {
+                one.key
+                for one in missing
+                if foresight.gives_up(one.spec, one.algorithm, self.prefers)
+                or (one.key not in self._known and self._resembles_a_loser(one.key))
+            }
         yield from self._candidates(entry for entry in missing if entry.key not in self._given_up)
         yield from self._candidates(
             entry for entry in missing if entry.key in self._given_up and not self._costs_of_rivals(entry.key)

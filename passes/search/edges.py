@@ -41,6 +41,14 @@ class EdgeCosts(Protocol):
 
 
 @runtime_checkable
+class EdgeMatrices(Protocol):
+    """What a cost source that remembers edges may offer beside `EdgeCosts`: one edge appears in thousands of graphs."""
+
+    def matrix(self, spec_from: NodeSpec, spec_to: NodeSpec, operand: int) -> Floats:
+        """`EdgeCosts.edge` of every pair of choices: [choices of the producer, choices of the consumer, 2]."""
+
+
+@runtime_checkable
 class EndCosts(Protocol):
     """What a cost source may offer for a graph's inputs and outputs, whose layout is given from outside."""
 
@@ -100,6 +108,7 @@ def _ends(graph: Graph, options: Sequence[Options], costs: EndCosts) -> Iterator
 
 def _between(graph: Graph, options: Sequence[Options], costs: EdgeCosts) -> tuple[EdgeTable, ...]:
     index = {node: position for position, node in enumerate(graph.nodes)}
+    remembered = costs.matrix if isinstance(costs, EdgeMatrices) else None
     tables = []
     for target, node in enumerate(graph.nodes):
         for operand, value in enumerate(node.operands):
@@ -107,12 +116,18 @@ def _between(graph: Graph, options: Sequence[Options], costs: EdgeCosts) -> tupl
             if producer is None:
                 continue
             source = index[producer]
-            found = np.array(
-                [
-                    [costs.edge(producer.spec, i, node.spec, operand, j) for j in range(len(options[target]))]
-                    for i in range(len(options[source]))
-                ]
-            )
+            if remembered is not None:
+                found = remembered(producer.spec, node.spec, operand)
+            else:
+                sizes = len(options[source]), len(options[target])
+                found = edge_matrix(costs, producer.spec, node.spec, operand, sizes)
             if found.any():
                 tables.append(EdgeTable(source, target, found[..., 0], found[..., 1]))
     return tuple(tables)
+
+
+def edge_matrix(
+    costs: EdgeCosts, spec_from: NodeSpec, spec_to: NodeSpec, operand: int, sizes: tuple[int, int]
+) -> Floats:
+    """`EdgeCosts.edge` of every pair of choices, of which there are so many at both ends."""
+    return np.array([[costs.edge(spec_from, i, spec_to, operand, j) for j in range(sizes[1])] for i in range(sizes[0])])

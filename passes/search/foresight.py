@@ -77,8 +77,8 @@ class Foresight:
             if nearest is None:
                 self._points[spec] = {}
                 continue
-            algorithms = [entry.algorithm for entry in self.costs.entries([spec])]
-            self._points[spec] = foreseen(spec, algorithms, above_roofline(nearest, found[nearest]))
+            bounds = {one.algorithm.name: one.algorithm.lower_bound_s(spec) for one in self.costs.entries([spec])}
+            self._points[spec] = foreseen(bounds, above_roofline(nearest, found[nearest]))
 
     @staticmethod
     def _elsewhere(spec: NodeSpec) -> list[NodeSpec]:

@@ -8,7 +8,7 @@ one of other layouts, which may spare conversions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from joulec.costdb.cost import Cost
 from joulec.passes.backend import Algorithm
@@ -22,6 +22,8 @@ _KERNELS = 1.5
 
 Ratios = dict[str, tuple[float, float]]
 """By algorithm, and by kernel the least: how many times its roofline it takes, and its power in W."""
+Bounds = Mapping[str, float]
+"""By algorithm: the roofline in seconds."""
 Prefers = Callable[[Point, Point], bool]
 """Whether a rival of the first cost is preferred to a candidate of the second."""
 
@@ -37,16 +39,14 @@ def above_roofline(spec: NodeSpec, known: Mapping[str, tuple[Algorithm, Cost]]) 
     return above
 
 
-def foreseen(spec: NodeSpec, algorithms: Iterable[Algorithm], above: Ratios) -> dict[str, Point]:
-    """By algorithm of the spec: at its own ratio, or at the kernel's least where that schedule is not known."""
+def foreseen(bounds: Bounds, above: Ratios) -> dict[str, Point]:
+    """By algorithm of a spec: at its own ratio, or at the kernel's least where that schedule is not known."""
     points = {}
-    for algorithm in algorithms:
-        name = algorithm.name
+    for name, bound_s in bounds.items():
         known_as = name if name in above else _kernel(name)
         if known_as in above:
             times, power_w = above[known_as]
-            time_s = times * algorithm.lower_bound_s(spec)
-            points[name] = Point(time_s, time_s * power_w)
+            points[name] = Point(times * bound_s, times * bound_s * power_w)
     return points
 
 

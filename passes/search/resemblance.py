@@ -11,13 +11,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 from joulec.costdb.cost import Cost
 from joulec.passes.backend import Algorithm
 from joulec.passes.graph import NodeSpec, Opaque, TensorType
-from joulec.passes.search.ratios import Prefers, above_roofline, foreseen, loses, of_one_kernel
+from joulec.passes.search.ratios import Bounds, Prefers, Ratios, above_roofline, foreseen, loses, of_one_kernel
 
 _FAR = 1.0
 """Distance from which on operators tell nothing of each other, between the logarithms of their channels."""
@@ -35,6 +34,8 @@ class Resemblance:
 
     _seen: dict[NodeSpec, dict[str, tuple[Algorithm, Cost]]] = field(default_factory=lambda: defaultdict(dict))
     _alike: dict[_Kind, dict[NodeSpec, tuple[int, ...]]] = field(default_factory=lambda: defaultdict(dict))
+    _above: dict[NodeSpec, tuple[int, Ratios]] = field(default_factory=dict)
+    _bounds: dict[NodeSpec, Bounds] = field(default_factory=dict)
 
     def learn(self, spec: NodeSpec, algorithm: Algorithm, cost: Cost) -> None:
         """What an algorithm costs."""
@@ -48,27 +49,33 @@ class Resemblance:
     def gives_up(self, spec: NodeSpec, algorithm: Algorithm, algorithms: Iterable[Algorithm], prefers: Prefers) -> bool:
         """Whether an algorithm is foreseen to lose to another of the spec's by more than foresight errs.
 
-        The nearest operator counts of which it was measured itself, else another schedule of its kernel: nothing is
-        foreseen by what was foreseen.
+        Any operator counts that is alike and of which a schedule of its kernel was measured: so what was given up once
+        is not measured either when more is known. Nothing is foreseen by what was foreseen.
         """
-        other = self._nearest(spec, algorithm.name)
-        if other is None:
+        others = self._near(spec, algorithm.name)
+        if not others:
             return False
-        points = foreseen(spec, algorithms, above_roofline(other, self._seen[other]))
-        return loses(points, algorithm.name, prefers)
+        if spec not in self._bounds:
+            self._bounds[spec] = {one.name: one.lower_bound_s(spec) for one in algorithms}
+        bounds = self._bounds[spec]
+        return any(loses(foreseen(bounds, self._ratios(other)), algorithm.name, prefers) for other in others)
 
-    def _nearest(self, spec: NodeSpec, name: str) -> NodeSpec | None:
+    def _ratios(self, spec: NodeSpec) -> Ratios:
+        seen = self._seen[spec]
+        count, ratios = self._above.get(spec, (0, {}))
+        if count != len(seen):
+            ratios = above_roofline(spec, seen)
+            self._above[spec] = len(seen), ratios
+        return ratios
+
+    def _near(self, spec: NodeSpec, name: str) -> list[NodeSpec]:
+        """Operators of nearly as many channels that tell something of an algorithm."""
         told = kind_and_channels(spec)
         if told is None:
-            return None
+            return []
         kind, channels = told
-        distances = {other: _distance(channels, own) for other, own in self._alike[kind].items() if other != spec}
-        near = sorted(
-            (other for other, distance in distances.items() if distance < _FAR), key=lambda one: distances[one]
-        )
-        itself = (other for other in near if name in self._seen[other])
-        kernel = (other for other in near if any(of_one_kernel(name, one) for one in self._seen[other]))
-        return next(chain(itself, kernel), None)
+        near = (other for other, own in self._alike[kind].items() if _distance(channels, own) < _FAR and other != spec)
+        return [other for other in near if any(of_one_kernel(name, one) for one in self._seen[other])]
 
 
 def kind_and_channels(spec: NodeSpec) -> tuple[_Kind, tuple[int, ...]] | None:
