@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import mmap
 import os
 import re
 import secrets
@@ -42,6 +43,7 @@ WEIGHTS = "weights.safetensors"
 ARRANGEMENTS = "arrangements.safetensors"
 _EXTERNAL = re.compile(r"external/([0-9A-Za-z_-]{1,128})\.onnx")
 _CHUNK = 1 << 20
+_MAPPED_BYTES = 1 << 16
 _DTYPES = {
     **{f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
     **{f"F{bits}": np.dtype(f"f{bits // 8}") for bits in (16, 32, 64)},
@@ -238,14 +240,19 @@ def _read_weights(archive: zipfile.ZipFile, source: Path, sums: Mapping[str, str
     size, digest = archive.getinfo(WEIGHTS).file_size, hashlib.sha256()
     with archive.open(WEIGHTS) as member:
 
-        def take(count: int) -> bytes:
-            content = member.read(count)
-            digest.update(content)
-            return content
+        def take(count: int) -> _Array:
+            content = _room(count)
+            filled = 0
+            while filled < count and (chunk := member.read(min(count - filled, _CHUNK))):
+                content[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
+                filled += len(chunk)
+            content.flags.writeable = False
+            digest.update(content[:filled].data)
+            return content[:filled]
 
-        (length,) = struct.unpack("<Q", take(8))
+        (length,) = struct.unpack("<Q", take(8).tobytes())
         try:
-            described = json.loads(take(min(length, size)))
+            described = json.loads(take(min(length, size)).tobytes())
             described.pop("__metadata__", None)
             weights, at = {}, 0
             for name, tensor in sorted(described.items(), key=lambda item: item[1]["data_offsets"]):
@@ -253,7 +260,7 @@ def _read_weights(archive: zipfile.ZipFile, source: Path, sums: Mapping[str, str
                 if begin != at or end < begin or end > size:
                     raise ManifestError(f"{WEIGHTS} does not say where {name} lies")
                 at = end
-                weights[name] = np.frombuffer(take(end - begin), _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+                weights[name] = take(end - begin).view(_DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise ArtifactError(
                 f"cannot read {source}: it is truncated, damaged or no joulec artifact ({WEIGHTS}: {error})"
@@ -263,6 +270,11 @@ def _read_weights(archive: zipfile.ZipFile, source: Path, sums: Mapping[str, str
                 f"cannot read {source}: {WEIGHTS} was altered (its checksum differs); compile the model again"
             )
     return weights
+
+
+def _room(size: int) -> npt.NDArray[np.uint8]:
+    """Memory that goes back to the system with the array: what the heap had to grow for, it often keeps."""
+    return np.empty(size, np.uint8) if size < _MAPPED_BYTES else np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
 def _info(name: str, *, compress: bool) -> zipfile.ZipInfo:
