@@ -72,6 +72,19 @@ def test_round_trip(written, library, described):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("size", [module._MAPPED_BYTES - 4, module._MAPPED_BYTES, 3 * module._CHUNK + 4])
+def test_large_weights_lie_in_memory_that_goes_back_to_the_system(tmp_path, library, size):
+    weight = np.random.default_rng(0).standard_normal(size // 4).astype(np.float32)
+    written = write_artifact(tmp_path / "m.joulec", manifest(entry(1, weights=("w",))), library, {"w": weight}, {})
+    with read_artifact(written) as artifact:
+        found = base = artifact.weights["w"]
+        np.testing.assert_array_equal(found, weight)
+        assert not found.flags.writeable
+        while isinstance(base, np.ndarray) and base.base is not None:
+            base = base.base
+        assert isinstance(base, memoryview) == (size >= module._MAPPED_BYTES)
+
+
 def test_only_named_weights_are_stored_and_each_once(tmp_path, library):
     path = write_artifact(tmp_path / "m", manifest(entry(1), entry(4)), library, WEIGHTS, {})
     assert set(read_artifact(path).weights) == {"w0"}
