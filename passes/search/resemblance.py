@@ -91,7 +91,7 @@ def kind_and_channels(spec: NodeSpec) -> tuple[_Kind, tuple[int, ...]] | None:
             return (type.dtype, len(shape), shape[2:])
         if len(shape) == 4:
             channels.append(shape[1])
-            return (type.dtype, shape[0] == batch or shape[0], shape[2:])
+            return (type.dtype, "batch" if shape[0] == batch else shape[0], shape[2:])
         return (type.dtype, shape)
 
     operands = tuple((one.constant, without(one.type, one.constant)) for one in spec.operands)

@@ -132,6 +132,11 @@ def test_a_kernel_keeps_its_sides():
     kind, channels = kind_and_channels(NodeSpec(Add(), operands, (Step("bias"),), (x,)))
     assert channels == (2, 8, 8)
     assert (True, ("float32", 4, (3, 3))) in kind[2]
+    wide = NodeSpec(Add(), (OperandSpec(x, False), OperandSpec(TensorType((1, 8, 5, 5)), False)), (), (x,))
+    assert kind_and_channels(wide)[0][2] == (
+        (False, ("float32", "batch", (5, 5))),
+        (False, ("float32", 1, (5, 5))),
+    )
     opaque = Opaque("onnx", "Foo", "Foo", b"definition", (x,))
     assert kind_and_channels(NodeSpec(opaque, (OperandSpec(x, False),), (), (x,))) is None
     row = TensorType((1, 3))
