@@ -117,9 +117,13 @@ class OuterSearch:
     def _original(
         self, graph: Graph, options: Sequence[Options], figures: GraphFigures
     ) -> tuple[Totals, Picks, Sequence[EdgeTable]]:
-        """Totals and picks of the original's fastest assignment, what stands on edges included."""
+        """Totals and picks of the original's fastest assignment, what stands on edges included.
+
+        Without an inner search it is each node's fastest algorithm, as in every other graph.
+        """
         edges = edge_tables(graph, options, self.costs)
-        search = InnerSearch(_TIME, Totals(1.0, 1.0), "exact" if edges else "none")
+        exactly = bool(edges) and self.options.inner != "none"
+        search = InnerSearch(_TIME, Totals(1.0, 1.0), "exact" if exactly else "none")
         fastest = search.solve(options, figures, edges)
         return fastest.totals, fastest.picks, edges
 

@@ -8,8 +8,10 @@ import tvm
 
 from joulec.passes.graph import Activation, Concat, Conv2d, MaxPool2d, Step, Weight
 from joulec.passes.graph.evaluate import evaluate_node
+from joulec.passes.kernels.blocks import ends
 from joulec.passes.kernels.offsets import at_offsets
 from joulec.passes.kernels.registry import kernels_for
+from joulec.passes.layouts.layout import blocked_shape, from_layout, layout_read, to_layout
 
 RELU = Step("activation", "relu")
 CASES = {
@@ -41,17 +43,19 @@ def test_every_schedule_keeps_to_its_part(case, offset, make, compiled, host):
     (wanted,) = evaluate_node(node, given)
     inside = [index for index, operand in enumerate(node.operands) if not isinstance(operand, Weight)]
     for kernel, params in kernels_for(node.spec, host):
+        reads, writes = ends(params)
         function = at_offsets(kernel.build(node.spec, params, host), {*inside, len(given)})
         arguments: list[object] = []
         for index, array in enumerate(given):
             if index in inside:
-                arguments += [offset, tvm.runtime.tensor(around(array, offset, np.nan))]
+                laid_out = to_layout(array, layout_read(node.spec, index, reads, writes))
+                arguments += [offset, tvm.runtime.tensor(around(laid_out, offset, np.nan))]
             else:
                 arguments.append(tvm.runtime.tensor(kernel.pack(node.spec, params, host, index, array)))
-        whole = tvm.runtime.tensor(around(np.zeros_like(wanted, np.float32), offset, 7.0))
+        whole = tvm.runtime.tensor(around(to_layout(np.zeros_like(wanted, np.float32), writes), offset, 7.0))
         compiled(function, host)(*arguments, offset, whole)
         found = whole.numpy().reshape(-1)
-        part = found[offset : offset + wanted.size].reshape(wanted.shape)
+        part = from_layout(found[offset : offset + wanted.size].reshape(blocked_shape(wanted.shape, writes)), writes)
         np.testing.assert_allclose(part, wanted, rtol=1e-4, atol=1e-4, err_msg=f"{kernel.name} {params}")
         assert (found[:offset] == 7.0).all()
         assert (found[offset + wanted.size :] == 7.0).all()

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import joulec
 from joulec.passes.graph import Opaque
@@ -163,8 +164,9 @@ def quantised():
     return model(nodes, [("x", [16, 32])], [(last, [16, 32])], weights)
 
 
-def test_a_quantised_model_is_met_to_within_its_own_steps(run, distance):
+def test_a_quantised_model_is_met_to_within_its_own_steps(distance):
+    """Beside the reference: ONNX Runtime saturates sums of two products on processors with AVX2 alone."""
     source = quantised()
     with joulec.compile(source, costs="model", budget=0, threads=1, measure=False) as made:
         x = RNG.standard_normal((16, 32)).astype("float32")
-        assert distance(made(x), run(source, {"x": x})[0]) < 0.05
+        assert distance(made(x), ReferenceEvaluator(source).run(None, {"x": x})[0]) < 0.05
