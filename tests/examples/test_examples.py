@@ -15,7 +15,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def run(name, folder):
     """Standard output of an example, run in a folder where it leaves nothing."""
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert list(folder.iterdir()) == []
