@@ -34,7 +34,7 @@ class Resemblance:
 
     _seen: dict[NodeSpec, dict[str, tuple[Algorithm, Cost]]] = field(default_factory=lambda: defaultdict(dict))
     _alike: dict[_Kind, dict[NodeSpec, tuple[int, ...]]] = field(default_factory=lambda: defaultdict(dict))
-    _above: dict[NodeSpec, tuple[int, Ratios]] = field(default_factory=dict)
+    _above: dict[NodeSpec, Ratios] = field(default_factory=dict)
     _bounds: dict[NodeSpec, Bounds] = field(default_factory=dict)
 
     def learn(self, spec: NodeSpec, algorithm: Algorithm, cost: Cost) -> None:
@@ -44,7 +44,9 @@ class Resemblance:
             return
         self._alike[told[0]][spec] = told[1]
         looked_at = replace(cost, time_s=cost.time_s / _DISTURBED) if cost.spread == math.inf else cost
-        self._seen[spec][algorithm.name] = algorithm, looked_at
+        if self._seen[spec].get(algorithm.name) != (algorithm, looked_at):
+            self._seen[spec][algorithm.name] = algorithm, looked_at
+            self._above.pop(spec, None)
 
     def gives_up(self, spec: NodeSpec, algorithm: Algorithm, algorithms: Iterable[Algorithm], prefers: Prefers) -> bool:
         """Whether an algorithm is foreseen to lose to another of the spec's by more than foresight errs.
@@ -61,12 +63,9 @@ class Resemblance:
         return any(loses(foreseen(bounds, self._ratios(other)), algorithm.name, prefers) for other in others)
 
     def _ratios(self, spec: NodeSpec) -> Ratios:
-        seen = self._seen[spec]
-        count, ratios = self._above.get(spec, (0, {}))
-        if count != len(seen):
-            ratios = above_roofline(spec, seen)
-            self._above[spec] = len(seen), ratios
-        return ratios
+        if spec not in self._above:
+            self._above[spec] = above_roofline(spec, self._seen[spec])
+        return self._above[spec]
 
     def _near(self, spec: NodeSpec, name: str) -> list[NodeSpec]:
         """Operators of nearly as many channels that tell something of an algorithm."""

@@ -165,7 +165,7 @@ def quantised():
 
 
 def test_a_quantised_model_is_met_to_within_its_own_steps(distance):
-    """Beside the reference: ONNX Runtime saturates sums of two products on processors with AVX2 alone."""
+    """Beside the reference: on processors with AVX2 alone ONNX Runtime's integer products differ from it."""
     source = quantised()
     with joulec.compile(source, costs="model", budget=0, threads=1, measure=False) as made:
         x = RNG.standard_normal((16, 32)).astype("float32")
