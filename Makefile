@@ -7,17 +7,23 @@ READY := $(VENV)/ready
 RELAY_VENV := .venv-relay
 RELAY_READY := $(RELAY_VENV)/ready
 
+# One test process for each core, up to four; a kernel's threads that wait give their core to the other processes.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+BESIDE := TVM_THREAD_POOL_SPIN_COUNT=0
+
 .PHONY: demo test test-onnx test-relay test-gpu lint type bench bench-energy bench-peers bench-pairs bench-policies bench-relay browser docs clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
+# What follows a pace (a power cap that changes while a session runs) is tested after all else, with the machine to itself.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BESIDE) $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not gpu and not paced"
+	$(BIN)/python -m pytest -m "paced and not gpu"
 
 # The Relay back end needs TVM 0.19 in place of 0.27, and so an environment of its own.
 test-relay: $(RELAY_READY)
-	$(RELAY_VENV)/bin/python -m pytest -m "not gpu" tests/passes/relay tests/passes/replay/test_search.py
+	$(BESIDE) $(RELAY_VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not gpu" tests/passes/relay tests/passes/replay/test_search.py
 	$(RELAY_VENV)/bin/python tests/benchmarks/bench_relay.py --quick
 
 # ONNX's own node tests (writes docs/onnx-coverage.md), broken files and generated graphs: an hour or so.

@@ -15,7 +15,7 @@ from joulec.profiler.cpu import default_threads
 from joulec.profiler.entrant import Floor
 from joulec.profiler.meter import Meter
 from joulec.profiler.outcomes import Outcomes, here, measurements
-from joulec.profiler.process import HarnessError, Limits, WorkerProcess
+from joulec.profiler.process import HarnessError, Limits, WorkerProcess, first_answer
 from joulec.profiler.protocol import Adaptive, MeasurementProtocol
 from joulec.profiler.remote import RemoteStand
 from joulec.profiler.rivalry import Rivalry
@@ -142,15 +142,7 @@ class Harness:
             else:
                 outcomes.keep([Measurement(candidate.key, failure, here())])
 
-        stands: list[RemoteStand] = []
-        wanted: list[Candidate] = []
-        for candidate in candidates:
-            if keep_going is None or keep_going(candidate):
-                wanted.append(candidate)
-            if wanted and len(wanted) == self._slots(len(candidates)):
-                stands += self._build(wanted, len(stands), failed)
-                wanted = []
-        stands += self._build(wanted, len(stands), failed)
+        stands = self._build(candidates, keep_going or (lambda candidate: True), failed)
         if isinstance(self._protocol, Adaptive):
             self._race(self._protocol, stands, outcomes, failed, rivalry)
         else:
@@ -161,31 +153,47 @@ class Harness:
         return again
 
     def _slots(self, count: int) -> int:
-        """How many workers build so many candidates: two for each, or loading the compiler again would not pay."""
+        """How many workers build so many candidates.
+
+        All that have started; another one is started for two candidates, or loading the compiler would not pay.
+        """
         if self._ready_worker(0).gauge.constants is None:
             return 1
-        return max(1, min(len(self._workers), count // 2))
+        started = sum(worker is not None and worker.usable() for worker in self._workers)
+        return max(1, min(len(self._workers), max(min(started, count), count // 2)))
 
     def _build(
-        self, candidates: Sequence[Candidate], number: int, failed: Callable[[Candidate, Failure], None]
+        self,
+        candidates: Sequence[Candidate],
+        keep_going: Callable[[Candidate], bool],
+        failed: Callable[[Candidate, Failure], None],
     ) -> list[RemoteStand]:
-        """Candidates built at the same time, each by a worker of its own; those that could be."""
-        stands = []
-        for slot, candidate in enumerate(candidates):
-            self._check_source(candidate)
-            ready, end = partial(self._ready_worker, slot), partial(self._end, slot)
-            stands.append(RemoteStand(candidate, number + slot, ready, end))
-        for stand in stands:
-            stand.begin_build()
-        built = []
-        for stand in stands:
+        """The candidates that could be built, in their order; each worker begins another when it has built one."""
+        waiting = iter(enumerate(candidates))
+        building: dict[int, RemoteStand] = {}
+        built: dict[int, RemoteStand] = {}
+        slots = self._slots(len(candidates))
+        while True:
+            for slot in range(slots):
+                following = None if slot in building else next((one for one in waiting if keep_going(one[1])), None)
+                if following is not None:
+                    building[slot] = self._begun(slot, *following)
+            if not building:
+                return [built[number] for number in sorted(built)]
+            slot = first_answer({slot: stand.building for slot, stand in building.items()})
+            stand = building.pop(slot)
             try:
                 stand.finish_build()
             except CandidateFailed as error:
                 failed(stand.candidate, error.failure)
             else:
-                built.append(stand)
-        return built
+                built[stand.number] = stand
+
+    def _begun(self, slot: int, number: int, candidate: Candidate) -> RemoteStand:
+        self._check_source(candidate)
+        stand = RemoteStand(candidate, number, partial(self._ready_worker, slot), partial(self._end, slot))
+        stand.begin_build()
+        return stand
 
     def _check_source(self, candidate: Candidate) -> None:
         source = self._ready_worker(0).gauge.source

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -35,6 +37,8 @@ from joulec.profiler.wire import (
     Whole,
 )
 
+_SLICE_S = 0.25
+"""How often is looked whether a worker that is silent still lives."""
 _TAIL_BYTES = 4000
 _TAIL_LINES = 30
 
@@ -108,6 +112,7 @@ class WorkerProcess:
         """
         self.gauge: Gauge
         self._limits = limits
+        self._until_s = math.inf
         self._thread = threading.current_thread()
         tools = _pickled((meter_factory, protocol), "the meter factory or the protocol")
         self._start(environment, paths)
@@ -160,6 +165,14 @@ class WorkerProcess:
         """Whether it lives, and will not be taken away by the end of another thread."""
         return self._thread is threading.current_thread() and self._alive()
 
+    def fileno(self) -> int:
+        """What can be read from once it has answered, or has gone."""
+        return self._channel.fileno()
+
+    def overdue(self) -> bool:
+        """Whether there is no use in waiting for it any longer: it has died, or builds for too long."""
+        return not self._alive() or time.monotonic() >= self._until_s
+
     def _alive(self) -> bool:
         return self._process.poll() is None
 
@@ -174,6 +187,7 @@ class WorkerProcess:
         Raises:
             HarnessError: the payload cannot be sent.
         """
+        self._until_s = time.monotonic() + self._limits.build_s
         payload = _pickled(candidate.payload, f"the payload of {candidate.label}")
         self._tail.forget()
         with suppress(BrokenPipeError):  # `built` finds out what became of the worker
@@ -186,7 +200,8 @@ class WorkerProcess:
             CandidateFailed: it cannot be built.
             HarnessError: the builder or its payload cannot be loaded.
         """
-        answer = self._answer("building", self._limits.build_s, self._limits.build_s)
+        left_s = max(self._until_s - time.monotonic(), 0.0)
+        answer = self._answer("building", left_s, self._limits.build_s)
         if not isinstance(answer, Built):
             raise HarnessError(f"{candidate.label}: the measuring worker answered {answer!r}")
         return answer.overhead_s
@@ -284,6 +299,15 @@ class WorkerProcess:
                 self._process.kill()
             self._process.wait()
         self._channel.close()
+
+
+def first_answer(building: Mapping[int, WorkerProcess]) -> int:
+    """Wait until one of some workers that are building has answered, or never will; returns its key."""
+    while True:
+        ready, _, _ = select.select(building.values(), [], [], _SLICE_S)
+        for key, worker in building.items():
+            if worker in ready or worker.overdue():
+                return key
 
 
 def _pickled(thing: object, what: str) -> bytes:

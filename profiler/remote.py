@@ -31,7 +31,8 @@ class RemoteStand:
     ) -> None:
         self.candidate = candidate
         self.overhead_s = 0.0
-        self._number, self._ready, self._end = number, ready, end
+        self.number = number
+        self._ready, self._end = ready, end
         self._worker: WorkerProcess | None = None
         self._spent_s = 0.0
 
@@ -52,7 +53,7 @@ class RemoteStand:
             HarnessError: the worker cannot start, or the payload cannot be sent.
         """
         self._worker = self._ready()
-        self._worker.begin_build(self._number, self.candidate)
+        self._worker.begin_build(self.number, self.candidate)
 
     def finish_build(self) -> None:
         """Wait until it is built.
@@ -70,6 +71,12 @@ class RemoteStand:
                 self._end()
             raise
 
+    @property
+    def building(self) -> WorkerProcess:
+        """The worker that is building it."""
+        assert self._worker is not None
+        return self._worker
+
     def warm_up(self, seconds: float) -> float:
         """See `joulec.profiler.stand.Stand.warm_up`."""
         return float(self._call("warm_up", seconds))
@@ -86,14 +93,14 @@ class RemoteStand:
 
     def whole(self) -> Cost:
         """The candidate's cost by a protocol that measures one after another."""
-        found: Cost = self._run(Whole(self._number))
+        found: Cost = self._run(Whole(self.number))
         return found
 
     def _call(self, method: Literal["warm_up", "sample", "window"], *arguments: object) -> Any:
         if self._ready() is not self._worker:  # another candidate has taken the last one down
             self.build()
-            self._run(Call(self._number, "warm_up", (_WARM_AGAIN_S,)))
-        return self._run(Call(self._number, method, arguments))
+            self._run(Call(self.number, "warm_up", (_WARM_AGAIN_S,)))
+        return self._run(Call(self.number, method, arguments))
 
     def _run(self, order: Call | Whole) -> Any:
         assert self._worker is not None

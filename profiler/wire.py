@@ -161,6 +161,10 @@ class Channel:
                 raise TimeoutError
         return bytes(data)
 
+    def fileno(self) -> int:
+        """What is read from, to wait for several channels."""
+        return self._read_fd
+
     def close(self) -> None:
         """Close both pipes; a second call does nothing."""
         for fd in (self._read_fd, self._write_fd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal as OneOf
 
 from joulec.passes.graph.operators.base import Operator, OperatorError
@@ -160,7 +161,7 @@ class Node:
             raise OperatorError(f"{op} computes {results}, not {tuple(value.type for value in outputs)}")
         return Node(op, operands, epilogue, outputs, name)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Value, ...]:
         """The operands that are computed at run time."""
         return tuple(operand for operand in self.operands if isinstance(operand, Value))

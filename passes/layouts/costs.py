@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from joulec.passes.backend import BackEnd
 from joulec.passes.graph import Concat, NodeSpec, TensorType
-from joulec.passes.layouts.layout import PLAIN, layout_read, relayout_spec, same_memory
-from joulec.passes.search.choices import Choice, Options
+from joulec.passes.layouts.layout import PLAIN, Relayout, layout_read, relayout_spec, same_memory
+from joulec.passes.search.choices import Choice, Entry, Options
 from joulec.passes.search.costing import MeasuredCosts, RooflineCosts, Unpriced
 from joulec.passes.search.edges import Floats, edge_matrix
+from joulec.passes.search.estimates import EstimatedCosts
+from joulec.profiler.entrant import Point
 
 
 class _Layouts:
@@ -153,6 +155,11 @@ class LayoutMeasuredCosts(_Layouts, MeasuredCosts):
         MeasuredCosts.prepare(self, specs)
         MeasuredCosts.prepare(self, {one for spec in new for one in _conversions(spec, self.options(spec))})
 
+    def estimated(self, *, sparse: bool = True) -> EstimatedCosts:
+        """As of `MeasuredCosts`, with conversions."""
+        monotone = self.objective is not None and self.objective.monotone
+        return LayoutEstimatedCosts(self, sparse, monotone=monotone)
+
     def options(self, spec: NodeSpec) -> Options:
         """As of `MeasuredCosts`, without what cannot win under a monotone objective."""
         if self.objective is None or not self.objective.monotone:
@@ -160,6 +167,35 @@ class LayoutMeasuredCosts(_Layouts, MeasuredCosts):
         if spec not in self._few:
             self._few[spec] = _undominated(MeasuredCosts.options(self, spec))
         return self._few[spec]
+
+
+@dataclass
+class LayoutEstimatedCosts(_Layouts, EstimatedCosts):
+    """Known and estimated costs with conversions.
+
+    Attributes:
+        monotone: whether what another choice of the same layouts beats can be left out.
+    """
+
+    monotone: bool = False
+    _edges: dict[tuple[TensorType, int, int], tuple[float, float]] = field(default_factory=dict)
+    _matrices: dict[tuple[NodeSpec, NodeSpec, int], Floats] = field(default_factory=dict)
+
+    def _choices(self, spec: NodeSpec, entries: Sequence[Entry]) -> list[Choice]:
+        """As of `EstimatedCosts`, without what cannot win under a monotone objective."""
+        choices = EstimatedCosts._choices(self, spec, entries)
+        return list(_undominated(Options(choices)).choices) if self.monotone else choices
+
+    def staked(self, spec: NodeSpec) -> Point:
+        """As of `EstimatedCosts`; nothing of conversions, which are quickly measured."""
+        return Point(0.0, 0.0) if isinstance(spec.op, Relayout) else self.stake
+
+    def guesses(self, specs: Iterable[NodeSpec]) -> bool:
+        """As of `EstimatedCosts`; conversions that the specs may need count."""
+        specs = set(specs)
+        conversions = {one for spec in specs for one in _conversions(spec, self.options(spec))}
+        self.prepare(conversions)
+        return EstimatedCosts.guesses(self, specs | conversions)
 
 
 @dataclass

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from joulec.costdb.cost import Cost, CostKey, EnergySource, Failure
 from joulec.passes.backend import Algorithm, BackEnd
 from joulec.passes.graph import NodeSpec, Opaque
 from joulec.passes.search.choices import Choice, Entry, Options
 from joulec.passes.search.contest import Contest
+from joulec.passes.search.estimates import EstimatedCosts
 from joulec.passes.search.foresight import Foresight
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.resemblance import Resemblance
@@ -89,6 +90,7 @@ class MeasuredCosts:
         energy_model: joules of (work, seconds) where energy is an estimate; None where a sensor measures it.
         on_known: told the outcomes that a look-up found.
         hurried: whether the time for measuring is limited.
+        asked: how many candidates were given to be measured so far.
         counts: how often a spec occurs in what is searched, where that is known; else once.
         foresight: what costs at other batch sizes tell; candidates that it gives up are not measured.
         resemblance: the same of costs at other numbers of channels.
@@ -103,6 +105,7 @@ class MeasuredCosts:
     on_known: Callable[[Mapping[CostKey, Cost | Failure]], None] = lambda known: None
     hurried: Callable[[], bool] = lambda: False
     counts: Mapping[NodeSpec, int] = field(default_factory=dict)
+    asked: int = 0
     _options: dict[NodeSpec, Options] = field(default_factory=dict)
     foresight: Foresight = field(init=False)
     resemblance: Resemblance = field(default_factory=Resemblance)
@@ -123,10 +126,14 @@ class MeasuredCosts:
         found: dict[NodeSpec, list[Choice]] = {spec: [] for spec in unseen if spec not in self._options}
         for entry in entries:
             outcome = known.get(entry.key)
-            if isinstance(outcome, Cost) and (outcome.energy_j is not None or not self._needs_energy):
+            if self.serves(outcome):
                 found[entry.spec].append(Choice(entry.algorithm, outcome))
         for spec, choices in found.items():
             self._options[spec] = Options(choices)
+
+    def estimated(self, *, sparse: bool = True) -> EstimatedCosts:
+        """What is known, and estimates for all else; see `EstimatedCosts`."""
+        return EstimatedCosts(self, sparse)
 
     @contextmanager
     def as_known(self) -> Iterator[None]:
@@ -162,6 +169,7 @@ class MeasuredCosts:
         if self.measure is not None:
             contest = Contest(self, known, entries)
             for candidates in contest.rounds(contest.ordered(entries) if wanted is None else wanted):
+                self.asked += len(candidates)
                 self.measure(candidates, contest.may_win, contest.learn, contest)
         return known
 
@@ -179,9 +187,11 @@ class MeasuredCosts:
                     known[entry.key] = replace(cost, energy_j=energy_j)
         return known
 
-    @property
-    def _needs_energy(self) -> bool:
-        return self.objective is not None and self.objective.vectorised and self.objective.uses_energy
+    def serves(self, outcome: Cost | Failure | None) -> TypeGuard[Cost]:
+        """Whether an outcome is a cost, with its energy where the objective needs that."""
+        objective = self.objective
+        needs_energy = objective is not None and objective.vectorised and objective.uses_energy
+        return isinstance(outcome, Cost) and (outcome.energy_j is not None or not needs_energy)
 
     def knows(self, spec: NodeSpec) -> bool:
         """Whether the spec was prepared."""

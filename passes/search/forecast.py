@@ -1,8 +1,7 @@
 """What to measure first where time is short: an estimate of what each measurement may save.
 
-Nothing but each operator's first algorithm has been measured when this is asked. What is not measured is estimated: by
-its cost at another batch size where that is known (`foresight`), else by its roofline, times what measured candidates
-of the same kind took over theirs. Worth is in units of the objective:
+Nothing but each operator's first algorithm has been measured when this is asked. What is not measured is estimated
+(`joulec.passes.search.estimates`). Worth is in units of the objective:
 
 - **another algorithm of one of the model's operators**: what the objective would fall by if that operator took no more
   than the algorithm's roofline, over all its occurrences (so its share of the model times the possible saving), divided
@@ -16,13 +15,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from joulec.costdb.cost import Cost, CostKey, Failure
 from joulec.passes.graph import Graph, NodeSpec
-from joulec.passes.search.choices import Choice, Entry, Options
+from joulec.passes.search.choices import Entry
 from joulec.passes.search.costing import MeasuredCosts
+from joulec.passes.search.estimates import EstimatedCosts
 from joulec.passes.search.expansion import Expander
 from joulec.passes.search.objective import Objective
 from joulec.passes.search.outer import OuterSearch, PricedState
@@ -30,113 +29,6 @@ from joulec.passes.search.totals import GraphFigures
 
 HEAT = 4
 """Rivals that are measured together: one more costs a quarter of the fastest known one, which runs along each time."""
-_KINDS: tuple[slice, ...] = (slice(2), slice(1), slice(1, 2), slice(0))
-"""From which measurements a ratio is taken, the most alike first: (operator, family), operator, family, all."""
-
-
-@dataclass
-class EstimatedCosts:
-    """Measured costs where they are known, else estimates; a cost source that measures nothing.
-
-    Attributes:
-        costs: the source that would measure; its store is looked into.
-        known: outcomes found so far.
-    """
-
-    costs: MeasuredCosts
-    known: dict[CostKey, Cost | Failure] = field(default_factory=dict)
-    _options: dict[NodeSpec, Options] = field(default_factory=dict)
-    _ratios: Mapping[tuple[str, ...], float] = field(default_factory=dict)
-    _drifts: Mapping[tuple[str, ...], float] = field(default_factory=dict)
-    _power_w: float = 1.0
-
-    def calibrate(self, specs: Iterable[NodeSpec]) -> None:
-        """Learn from all known costs of some operators how far above the roofline, and what is foreseen, they are.
-
-        What does not grow with the batch (a call, a thread's start) is foreseen too large at larger ones.
-        """
-        entries = self.costs.entries(specs)
-        self.known |= self.costs.look_up(entries)
-        self.costs.foresight.prepare({entry.spec for entry in entries})
-        logs: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        drifts: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        powers = []
-        for entry in entries:
-            cost, bound_s = self.known.get(entry.key), entry.algorithm.lower_bound_s(entry.spec)
-            if not isinstance(cost, Cost) or bound_s <= 0 or cost.time_s <= 0:
-                continue
-            for part in _KINDS:
-                logs[_kind(entry)[part]].append(math.log(cost.time_s / bound_s))
-            foreseen = self.costs.foresight.point(entry.spec, entry.algorithm)
-            if foreseen is not None and foreseen.time_s > 0:
-                for part in _KINDS:
-                    drifts[_kind(entry)[part]].append(math.log(cost.time_s / foreseen.time_s))
-            powers += [cost.power_w] if cost.power_w is not None else []
-        self._ratios, self._drifts = _means(logs), _means(drifts)
-        self._power_w = math.fsum(powers) / len(powers) if powers else 1.0
-
-    def prepare(self, specs: Collection[NodeSpec]) -> None:
-        """Look all specs up in one query, and estimate the rest."""
-        entries = self.costs.entries(spec for spec in specs if spec not in self._options)
-        self.known |= self.costs.look_up([entry for entry in entries if entry.key not in self.known])
-        self.costs.foresight.prepare({entry.spec for entry in entries})
-        choices: dict[NodeSpec, list[Choice]] = {spec: [] for spec in specs if spec not in self._options}
-        for entry in entries:
-            outcome = self.known.get(entry.key)
-            if not isinstance(outcome, Failure):
-                choices[entry.spec].append(Choice(entry.algorithm, outcome or self._estimate(entry)))
-        for spec, some in choices.items():
-            free = self.costs.free(spec)
-            self._options[spec] = free if free is not None else Options(some)
-
-    def _estimate(self, entry: Entry) -> Cost:
-        foreseen = self.costs.foresight.point(entry.spec, entry.algorithm)
-        if foreseen is not None:
-            drift = _of_kind(self._drifts, entry)
-            energy_j = foreseen.energy_j or foreseen.time_s * self._power_w
-            return Cost(drift * foreseen.time_s, drift * energy_j, "estimated", "estimated")
-        time_s = entry.algorithm.lower_bound_s(entry.spec) * _of_kind(self._ratios, entry)
-        model = self.costs.energy_model
-        energy_j = time_s * self._power_w if model is None else model(entry.algorithm.work(entry.spec), time_s)
-        return Cost(time_s, energy_j, "estimated", "estimated")
-
-    def knows(self, spec: NodeSpec) -> bool:
-        """Whether the spec was prepared."""
-        return spec in self._options
-
-    def options(self, spec: NodeSpec) -> Options:
-        """Algorithms of a prepared spec, failures left out."""
-        return self._options[spec]
-
-    def lower_bound(self, spec: NodeSpec) -> tuple[float, float]:
-        """See `CostSource.lower_bound`."""
-        return self.costs.lower_bound(spec)
-
-    def fastest(self, spec: NodeSpec) -> tuple[float, float]:
-        """Seconds and joules of a prepared spec's fastest measured algorithm; of the estimates where there is none."""
-        choices = self._options[spec].choices
-        known = [choice for choice in choices if choice.cost.time_source != "estimated"]
-        return min((choice.time_s, choice.energy_j) for choice in known or choices)
-
-    def measured(self, spec: NodeSpec) -> bool:
-        """Whether nothing has to be measured to know what the spec costs by some algorithm."""
-        return self.costs.free(spec) is not None or any(
-            isinstance(self.known.get(entry.key), Cost) for entry in self.costs.entries([spec])
-        )
-
-
-def _kind(entry: Entry) -> tuple[str, ...]:
-    return entry.spec.op.name, entry.algorithm.name.partition("(")[0]
-
-
-def _means(logs: Mapping[tuple[str, ...], Sequence[float]]) -> dict[tuple[str, ...], float]:
-    return {kind: math.exp(math.fsum(some) / len(some)) for kind, some in logs.items()}
-
-
-def _of_kind(ratios: Mapping[tuple[str, ...], float], entry: Entry) -> float:
-    """The ratio of what is most alike; 1 where there is none."""
-    kind = _kind(entry)
-    return next((ratios[kind[part]] for part in _KINDS if kind[part] in ratios), 1.0)
 
 
 @dataclass
@@ -187,7 +79,7 @@ def most_valuable(costs: MeasuredCosts, graphs: Sequence[Graph], how: Callable[[
         Candidates that may save something by the estimates, rivals in heats of `HEAT`; the search itself asks for all
         else that it needs.
     """
-    estimates = EstimatedCosts(costs)
+    estimates = costs.estimated()
     estimates.calibrate(costs.counts)
     worth: dict[Entry, float] = {}
     for graph in graphs:

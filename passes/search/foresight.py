@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -91,6 +91,10 @@ class Foresight:
     def point(self, spec: NodeSpec, algorithm: Algorithm) -> Point | None:
         """Seconds and joules that an algorithm of a prepared spec is foreseen to take; None where nothing tells."""
         return self._points[spec].get(algorithm.name)
+
+    def names(self, spec: NodeSpec) -> Collection[str]:
+        """The algorithms of a prepared spec of which something is foreseen."""
+        return self._points[spec].keys()
 
     def gives_up(self, spec: NodeSpec, algorithm: Algorithm, prefers: Prefers) -> bool:
         """Whether an algorithm of a prepared spec is foreseen to lose to another by more than foresight errs."""

@@ -11,6 +11,7 @@ from joulec.passes.rules import Rule
 from joulec.passes.search.choices import CostSource
 from joulec.passes.search.edges import edge_tables
 from joulec.passes.search.inner import InnerSearch
+from joulec.passes.search.moves import MoveFinder
 from joulec.passes.search.objective import Objective, linear_objective
 from joulec.passes.search.outer import OuterSearch
 from joulec.passes.search.partition import Part
@@ -27,11 +28,12 @@ def search(
     options: SearchOptions,
     tidy: Callable[[Graph], Graph],
     on_progress: Callable[[SearchStatistics, float], None] = lambda statistics, value: None,
+    finder: MoveFinder | None = None,
 ) -> SearchResult:
     """Search a graph of any size; see `OuterSearch` and `PartitionedSearch`."""
     by_parts = len(graph.nodes) > LARGE and not objective.uses_figures
     kind = PartitionedSearch if by_parts else OuterSearch
-    return kind(rules, costs, objective, options, tidy, on_progress).run(graph)
+    return kind(rules, costs, objective, options, tidy, on_progress, finder=finder).run(graph)
 
 
 @dataclass
@@ -51,6 +53,7 @@ class PartitionedSearch:
     on_progress: Callable[[SearchStatistics, float], None] = lambda statistics, value: None
     clock: Callable[[], float] = time.monotonic
     statistics: SearchStatistics = field(default_factory=SearchStatistics)
+    finder: MoveFinder | None = None
 
     def run(self, graph: Graph) -> SearchResult:
         """Search from a canonical graph; raises as `OuterSearch.run`."""
@@ -93,7 +96,7 @@ class PartitionedSearch:
         limit = self.options.time_limit_s
         left = None if limit is None else max(limit - (self.clock() - began), 0.0)
         options = replace(self.options, time_limit_s=left)
-        one = OuterSearch(self.rules, self.costs, objective, options, self.tidy, clock=self.clock)
+        one = OuterSearch(self.rules, self.costs, objective, options, self.tidy, clock=self.clock, finder=self.finder)
         path = one.run(part.graph).best.path
         self.statistics.add(one.statistics)
         self.on_progress(self.statistics, 1.0)

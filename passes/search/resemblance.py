@@ -1,15 +1,16 @@
 """What an algorithm will most likely cost, by what it cost for an operator of nearly as many channels.
 
-A network has the same operator at many numbers of channels (DenseNet another one in each layer). What wins for one of
-them wins for its neighbours, by about as much (`joulec.passes.search.ratios`). Batch sizes count here as well as in
-`joulec.passes.search.foresight`, so that what was given up at one is not measured at another.
+A network has the same operator at many numbers of channels (DenseNet another one in each layer), and substitutions fuse
+one thing or another into its store. What wins for one of them wins for its neighbours, by about as much
+(`joulec.passes.search.ratios`). Batch sizes count here as well as in `joulec.passes.search.foresight`, so that what was
+given up at one is not measured at another.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from joulec.costdb.cost import Cost
 from joulec.passes.backend import Algorithm
 from joulec.passes.graph import NodeSpec, Opaque, TensorType
 from joulec.passes.search.ratios import Bounds, Prefers, Ratios, above_roofline, foreseen, loses, of_one_kernel
+from joulec.profiler.entrant import Point
 
 _FAR = 1.0
 """Distance from which on operators tell nothing of each other, between the logarithms of their channels."""
@@ -62,6 +64,20 @@ class Resemblance:
         bounds = self._bounds[spec]
         return any(loses(foreseen(bounds, self._ratios(other)), algorithm.name, prefers) for other in others)
 
+    def foreseen(self, spec: NodeSpec, algorithms: Iterable[Algorithm]) -> Mapping[str, Point]:
+        """What algorithms of a spec may cost, at the least that operators of nearly as many channels tell."""
+        told = kind_and_channels(spec)
+        if told is None:
+            return {}
+        kind, channels = told
+        near = [other for other, own in self._alike[kind].items() if _distance(channels, own) < _FAR]
+        bounds = {one.name: one.lower_bound_s(spec) for one in algorithms}
+        found: dict[str, Point] = {}
+        for other in near:
+            for name, point in foreseen(bounds, self._ratios(other)).items():
+                found[name] = min(point, found.get(name, point), key=lambda one: one.time_s)
+        return found
+
     def _ratios(self, spec: NodeSpec) -> Ratios:
         if spec not in self._above:
             self._above[spec] = above_roofline(spec, self._seen[spec])
@@ -78,8 +94,11 @@ class Resemblance:
 
 
 def kind_and_channels(spec: NodeSpec) -> tuple[_Kind, tuple[int, ...]] | None:
-    """A spec without its batch size and numbers of channels, and these; None where it has no planes, or a definition
-    names sizes."""
+    """A spec without what is fused into its store, its batch size and numbers of channels, and these last.
+
+    Returns:
+        None where it has no planes, or a definition names sizes.
+    """
     if isinstance(spec.op, Opaque) or len(spec.results[0].shape) != 4:
         return None
     batch, channels = spec.results[0].shape[0], list[int]()
@@ -93,9 +112,9 @@ def kind_and_channels(spec: NodeSpec) -> tuple[_Kind, tuple[int, ...]] | None:
             return (type.dtype, "batch" if shape[0] == batch else shape[0], shape[2:])
         return (type.dtype, shape)
 
-    operands = tuple((one.constant, without(one.type, one.constant)) for one in spec.operands)
+    operands = tuple((one.constant, without(one.type, one.constant)) for one in spec.anchor_operands)
     results = tuple(without(type, False) for type in spec.results)
-    return (spec.op, spec.epilogue, operands, results), (batch, *channels)
+    return (spec.op, operands, results), (batch, *channels)
 
 
 def _distance(first: tuple[int, ...], second: tuple[int, ...]) -> float:

@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +15,11 @@ from joulec.options import CompileOptions
 from joulec.passes.bench import Bench
 from joulec.passes.graph import Graph
 from joulec.passes.kernels.cuda.target import is_cuda
+from joulec.passes.search.by_estimates import SearchByEstimates
 from joulec.passes.search.choices import CostingError, CostSource
 from joulec.passes.search.costing import MeasuredCosts
-from joulec.passes.search.forecast import EstimatedCosts, Scout, first_measurements, most_valuable
+from joulec.passes.search.estimates import EstimatedCosts
+from joulec.passes.search.forecast import Scout, first_measurements, most_valuable
 from joulec.passes.search.large import search
 from joulec.passes.search.objective import Objective, as_objective
 from joulec.passes.search.results import SearchOptions, SearchResult
@@ -33,8 +34,6 @@ _SCOUTED = 60
 """How many graphs a search with estimates expands: far enough to see what the first substitutions bring."""
 _PLANNING = 0.1
 """The part of a time budget that may go into estimates."""
-_FORESEEING = 0.25
-"""The part of a search's time that may go into finding out what to measure."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def search_all(
 ) -> list[Searched]:
     """One search per batch size, all sharing one cost source.
 
-    The operators of the models as they are come first: nothing works without them. The first search measures whatever
-    it meets; those of further batch sizes foresee by what it found which graph will be best, and measure that.
+    The operators of the models as they are come first: nothing works without them. Each search then finds by estimates
+    which graph will be best, and has measured what that needs (`joulec.passes.search.by_estimates`).
 
     Args:
         end_s: moment on the monotonic clock at which each search ends.
@@ -98,12 +97,7 @@ def search_all(
         bench.limit_search(options.search_time_s)
         how, left = search_options(options), _without_parts(objective, source)
         until_s = min(end_s, time.monotonic() + (how.time_limit_s or math.inf))
-        known: AbstractContextManager[None] = nullcontext()
-        if found and isinstance(costs, MeasuredCosts):
-            _measure_the_foreseen(source.graph, costs, left, _until(until_s, how), bench, progress)
-            known = costs.as_known()
-        with known:
-            result = search(source.graph, bench.rules, costs, left, _until(until_s, how), bench.tidy, progress.search)
+        result = _search(source.graph, costs, left, _until(until_s, how), bench, progress)
         progress.searched(source.batch, result)
         if not result.met_bounds:
             raise BoundsError(_nearest(source.batch, result.best.totals, left))
@@ -116,27 +110,15 @@ def _until(end_s: float, how: SearchOptions) -> SearchOptions:
     return how if end_s == math.inf else replace(how, time_limit_s=max(end_s - time.monotonic(), 0.0))
 
 
-def _measure_the_foreseen(
-    graph: Graph,
-    costs: MeasuredCosts,
-    objective: Objective,
-    how: SearchOptions,
-    bench: Bench,
-    progress: Progress,
-) -> None:
-    """Measure what a model needs where it is best by what its operators cost at other batch sizes.
-
-    Where time is limited, finding out what that is takes a part of it at most, and measuring leaves as much again to
-    the search that follows. What is not measured by then, that search does without.
-    """
-    began_s, limit_s = time.monotonic(), how.time_limit_s
-    estimates = EstimatedCosts(costs)
-    estimates.calibrate({node.spec for node in graph.nodes})
-    few = how if limit_s is None else replace(how, time_limit_s=_FORESEEING * limit_s)
-    foreseen = search(graph, bench.rules, estimates, objective, few, bench.tidy, progress.search).best.graph
-    if limit_s is not None:
-        bench.limit_search(max(limit_s - 2 * (time.monotonic() - began_s), 0.0))
-    costs.prepare({node.spec for node in foreseen.nodes})
+def _search(
+    graph: Graph, costs: CostSource, objective: Objective, how: SearchOptions, bench: Bench, progress: Progress
+) -> SearchResult:
+    """The best graph of a model whose own operators are known; where costs can be measured, what that needs is."""
+    if isinstance(costs, MeasuredCosts):
+        return SearchByEstimates(
+            bench.rules, costs, objective, how, bench.tidy, progress.search, bench.limit_search
+        ).run(graph)
+    return search(graph, bench.rules, costs, objective, how, bench.tidy, progress.search)
 
 
 def _read(

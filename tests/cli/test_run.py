@@ -83,6 +83,7 @@ def settled_size(cap_w):
     return size
 
 
+@pytest.mark.paced
 def test_the_batch_size_follows_a_cap_that_halves_and_returns(here, every_size_pays):
     caps = {0.0: 180.0, PHASE_S: 90.0, 2 * PHASE_S: 180.0}
     (here.folder / "watts.json").write_text(json.dumps({str(size): watts for size, watts in WATTS.items()}))

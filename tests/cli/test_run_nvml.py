@@ -23,6 +23,8 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from nvml_device import Device, build_library
 
+pytestmark = pytest.mark.paced
+
 WATTS = {1: 90.0, 2: 110.0, 4: 150.0, 8: 210.0}
 IDLE_W = 60.0
 HIGH_W, LOW_W = 230.0, 130.0
@@ -133,7 +135,7 @@ def here(tmp_path):
 @pytest.mark.parametrize("policy", ["frontier", "windowed"])
 def test_a_cap_that_halves_and_returns(here, gpu, batches, policy):
     asked = [] if policy == "frontier" else ["--policy", policy]  # it is the default, as the artifact has predictions
-    session, follower, shown = drive(here, gpu, batches.artifact, 9.0, *asked)
+    session, follower, shown = drive(here, gpu, batches.artifact, 15.0, *asked)
     assert session["policy"] == policy
     assert session["power_source"] == "nvml"
     assert {sample["cap_w"] for sample in session["timeline"]} == {HIGH_W, LOW_W}

@@ -167,7 +167,6 @@ class TestSkipping:
     @pytest.mark.parametrize(
         "objective",
         ["power", "power_w", "energy - time", "-time", "1/time", "0.5*power + 0.5*energy", lambda t, o: t.time_s],
-        ids=str,
     )
     def test_never_where_the_objective_may_reward_it(self, make, objective):
         assert self.measured(make, objective, model=watts(1.0, 1.0)) == ["quick", "slow", "maybe"]

@@ -104,9 +104,7 @@ class TestAlgorithm1:
 class TestOptimality:
     """With a wide alpha the best of all graphs and all assignments is found."""
 
-    @pytest.mark.parametrize(
-        "objective", [*OBJECTIVES, "kernels + energy", few_kernels, "peak_memory_bytes*time"], ids=str
-    )
+    @pytest.mark.parametrize("objective", [*OBJECTIVES, "kernels + energy", few_kernels, "peak_memory_bytes*time"])
     def test_global_optimum(self, toy, objective):
         for seed in range(5):
             graph, rules, costs = toy.make_world(seed, size=6)

@@ -57,7 +57,7 @@ class TestModes:
         for node, choice in zip(graph.nodes, found.best.choices, strict=True):
             assert choice.energy_j == costs.options(node.spec).energies.min()
 
-    @pytest.mark.parametrize("objective", ["energy", "power", few_kernels], ids=str)
+    @pytest.mark.parametrize("objective", ["energy", "power", few_kernels])
     def test_outer_search_alone_keeps_the_fastest_algorithms(self, toy, objective):
         for seed in range(4):
             graph, rules, costs = toy.make_world(seed)
@@ -153,7 +153,7 @@ class TestBounds:
 class TestDeterminism:
     """Two runs give the same graph, picks and statistics."""
 
-    @pytest.mark.parametrize("objective", [*OBJECTIVES, "0.5*power + 0.5*energy", few_kernels], ids=str)
+    @pytest.mark.parametrize("objective", [*OBJECTIVES, "0.5*power + 0.5*energy", few_kernels])
     def test_two_runs_agree(self, toy, objective):
         for seed in range(3):
             one, two = (toy.search(*toy.make_world(seed), objective, budget=12) for _ in range(2))

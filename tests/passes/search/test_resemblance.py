@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -79,6 +79,14 @@ def test_what_was_left_out_for_a_neighbour_is_foreseen_by_who_measured_it():
     assert bench.measures(relu(32)) == []
 
 
+def test_what_is_fused_into_the_store_changes_nothing():
+    bench = Bench()
+    bench.measures(relu(16))
+    plain = relu(16)
+    fused = replace(plain, epilogue=(Step("activation", "relu"), Step("add")), operands=plain.operands * 2)
+    assert bench.measures(fused) == ["fast", "near(1)"]
+
+
 @pytest.mark.parametrize("other", [relu(64), relu(17, side=5), relu(1)])
 def test_operators_that_are_not_alike_tell_nothing(other):
     bench = Bench()
@@ -131,9 +139,9 @@ def test_a_kernel_keeps_its_sides():
     operands = OperandSpec(x, False), OperandSpec(weight, True), OperandSpec(bias, True)
     kind, channels = kind_and_channels(NodeSpec(Add(), operands, (Step("bias"),), (x,)))
     assert channels == (2, 8, 8)
-    assert (True, ("float32", 4, (3, 3))) in kind[2]
+    assert (True, ("float32", 4, (3, 3))) in kind[1]
     wide = NodeSpec(Add(), (OperandSpec(x, False), OperandSpec(TensorType((1, 8, 5, 5)), False)), (), (x,))
-    assert kind_and_channels(wide)[0][2] == (
+    assert kind_and_channels(wide)[0][1] == (
         (False, ("float32", "batch", (5, 5))),
         (False, ("float32", 1, (5, 5))),
     )
