@@ -249,6 +249,22 @@ def test_a_few_candidates_are_not_worth_another_worker(make_harness, make_candid
     assert len({file.read_text() for file in files}) == 1
 
 
+def test_a_worker_that_is_done_begins_the_next(make_harness, make_candidate, tmp_path):
+    """The first takes until the last is built; the other worker builds all else, and the order stays."""
+    files = [str(tmp_path / name) for name in "abcd"]
+    late = make_candidate("reports_pid_late", (files[0], files[3]))
+    found = make_harness(builders=2).measure([late, *(make_candidate("reports_pid", file) for file in files[1:])])
+    first, *others = (Path(file).read_text() for file in files)
+    assert set(others) == {others[0]} != {first}
+    assert found[0].key == late.key
+
+
+def test_workers_that_have_started_build_a_few_too(make_harness, make_candidate, tmp_path):
+    harness = make_harness(builders=2)
+    harness.measure([make_candidate("busy", 1e-4 * n) for n in (1, 2, 3, 4)])
+    assert [type(m.outcome) for m in harness.measure(_beside(make_candidate, tmp_path, 20.0))] == [Cost] * 2
+
+
 def test_a_sensor_is_opened_by_one_worker(make_harness, make_candidate, fakes, tmp_path):
     harness = make_harness(fakes.CountingMeter, builders=2)
     more = [make_candidate("busy", 1e-4 * n, source="rapl") for n in (1, 2)]

@@ -11,6 +11,7 @@ from joulec.passes.graph import Activation, Add, NodeSpec, Opaque, OperandSpec, 
 from joulec.passes.search.costing import MeasuredCosts
 from joulec.passes.search.objective import as_objective
 from joulec.passes.search.resemblance import kind_and_channels
+from joulec.profiler.entrant import Point
 
 from .measuring import CountingStore, Fake, FakeBackEnd, FakeProfiler
 
@@ -149,3 +150,37 @@ def test_a_kernel_keeps_its_sides():
     assert kind_and_channels(NodeSpec(opaque, (OperandSpec(x, False),), (), (x,))) is None
     row = TensorType((1, 3))
     assert kind_and_channels(NodeSpec(Activation("relu"), (OperandSpec(row, False),), (), (row,))) is None
+
+
+def test_estimates_are_the_least_that_operators_of_nearly_as_many_channels_tell():
+    bench = Bench()
+    bench.knows(relu(16), TIMES)
+    bench.knows(relu(32), {"fast": 3.0, "near(1)": 1.6})
+    estimates = bench.costs.estimated(sparse=False)
+    estimates.calibrate([relu(16), relu(32)])
+    estimates.prepare([relu(16), relu(24)])
+    found = {choice.algorithm.name: choice.time_s for choice in estimates.options(relu(24)).choices}
+    assert found == pytest.approx({"fast": 1.5, "near(1)": 1.2, "near(2)": 1.2, "far": 2.4})
+    assert estimates.guesses([relu(16), relu(24)])
+    assert not estimates.guesses([relu(16)])
+
+
+def test_what_no_such_operator_was_measured_by_is_not_estimated_where_that_was_hopeless():
+    bench = Bench()
+    bench.knows(relu(16), {"fast": 1.0})
+    for sparse, names in ((True, [*NAMES]), (False, ["fast"])):
+        estimates = bench.costs.estimated(sparse=sparse)
+        estimates.calibrate([relu(16)])
+        estimates.prepare([relu(24)])
+        assert [choice.algorithm.name for choice in estimates.options(relu(24)).choices] == names
+
+
+def test_a_stake_is_added_to_what_is_estimated_alone():
+    bench = Bench()
+    bench.knows(relu(16), TIMES)
+    estimates = bench.costs.estimated(sparse=False)
+    estimates.calibrate([relu(16)])
+    estimates.stake = Point(10.0, 20.0)
+    estimates.prepare([relu(16), relu(24)])
+    assert estimates.options(relu(16)).times.min() == 1.0
+    assert estimates.options(relu(24)).times.min() == pytest.approx(11.5)

@@ -88,6 +88,15 @@ def reports_pid(file):
     return Busy(1e-4)
 
 
+def reports_pid_late(payload):
+    """Once a file is there, which another candidate writes."""
+    file, awaited = payload
+    end_s = time.monotonic() + 20.0
+    while not Path(awaited).exists() and time.monotonic() < end_s:
+        time.sleep(0.01)
+    return reports_pid(file)
+
+
 def fails_to_build(text):
     raise ValueError(text)
 
