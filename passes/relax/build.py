@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
@@ -17,6 +18,7 @@ from joulec.passes.kernels.pipeline import PIPELINE
 from joulec.passes.module_errors import BuildError
 from joulec.passes.relax.cuda_pipeline import cuda_pipeline
 from joulec.passes.relax.pipeline import cpu_pipeline
+from joulec.passes.relax.side_by_side import SideBySide, compiling_threads
 
 STEPS_SUFFIX = "__steps"
 """What the name of a function has after it where it runs step by step; the runtime looks for it."""
@@ -37,9 +39,16 @@ def build_library(module: Any, target: CpuTarget | CudaTarget, path: Path) -> No
         BuildError: a kernel for a CPU is to run on a GPU, no C compiler links it, or the path cannot be written.
     """
     pipeline = cuda_pipeline() if isinstance(target, CudaTarget) else cpu_pipeline()
-    executable = _executable(module, tvm.target.Target(json.loads(target.target)), pipeline)
+    tvm_target = tvm.target.Target(json.loads(target.target))
+    builder, kernels, constants = _generated(module, tvm_target, pipeline)
+    tir_pipeline, threads = ("default", 1) if isinstance(target, CudaTarget) else (PIPELINE, compiling_threads())
     try:
-        executable.export_library(str(path))
+        with (
+            TemporaryDirectory(prefix="joulec-") as folder,
+            SideBySide(kernels, tvm_target, tir_pipeline, threads, Path(folder)) as beside,
+        ):
+            executable = vm_build._vmlink(builder, tvm_target, beside.rest, tir_pipeline, params=constants)
+            executable.export_library(str(path), addons=beside.objects())
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()
         raise BuildError(
@@ -48,17 +57,15 @@ def build_library(module: Any, target: CpuTarget | CudaTarget, path: Path) -> No
         ) from error
 
 
-def _executable(module: Any, target: Any, pipeline: Any) -> Any:
-    """What `relax.build` does, with code generated twice into one executable."""
+def _generated(module: Any, target: Any, pipeline: Any) -> tuple[Any, Any, Mapping[str, Any]]:
+    """What `relax.build` does before it links, with code generated twice: builder, kernels and constants."""
     with target:
         lowered = pipeline(relax.transform.InlinePrivateFunctions()(module))
     constants = dict((lowered.attrs or {}).get("const_name_to_constant", {}))
     builder = relax.ExecBuilder()
     vm_build._vmcodegen(builder, _steps(lowered), "bytecode")
     mode = "compiled" if _longest(lowered) <= _COMPILED_CALLS else "bytecode"
-    kernels = vm_build._filter_tir(vm_build._vmcodegen(builder, lowered, mode))
-    tir_pipeline = PIPELINE if target.kind.name == "llvm" else "default"
-    return vm_build._vmlink(builder, target, kernels, tir_pipeline, params=constants)
+    return builder, vm_build._filter_tir(vm_build._vmcodegen(builder, lowered, mode)), constants
 
 
 def _longest(module: Any) -> int:
