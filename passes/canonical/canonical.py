@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from joulec.passes.canonical.affine import affine_of_affine, affine_of_product
 from joulec.passes.canonical.fusion import fuse_activation, fuse_bias, fuse_residual
@@ -15,26 +16,40 @@ from joulec.passes.canonical.views import (
     transpose_as_reshape,
     transpose_of_transpose,
 )
-from joulec.passes.graph import Graph, Node, Rewrite, Value
+from joulec.passes.graph import (
+    Activation,
+    Add,
+    Binary,
+    ChannelAffine,
+    Concat,
+    Graph,
+    Node,
+    Operator,
+    Reshape,
+    Rewrite,
+    Split,
+    Transpose,
+    Value,
+)
 
 Simplification = Callable[[Site, Node], Rewrite | None]
 """The rewrite that simplifies a node with what is before it, None where there is nothing to simplify."""
 
-SIMPLIFICATIONS: tuple[Simplification, ...] = (
-    drop_trivial,
-    reshape_of_reshape,
-    transpose_of_transpose,
-    transpose_as_reshape,
-    affine_of_affine,
-    affine_of_product,
-    silu,
-    hard_swish,
-    step_before_rank,
-    fuse_bias,
-    fuse_activation,
-    fuse_residual,
+SIMPLIFICATIONS: tuple[tuple[Simplification, tuple[type[Operator], ...]], ...] = (
+    (drop_trivial, (Reshape, Transpose, Concat, Split, Add)),
+    (reshape_of_reshape, (Reshape,)),
+    (transpose_of_transpose, (Transpose,)),
+    (transpose_as_reshape, (Transpose,)),
+    (affine_of_affine, (ChannelAffine,)),
+    (affine_of_product, (ChannelAffine,)),
+    (silu, (Binary,)),
+    (hard_swish, (Binary,)),
+    (step_before_rank, (Activation, Add, ChannelAffine)),
+    (fuse_bias, (Add, ChannelAffine)),
+    (fuse_activation, (Activation,)),
+    (fuse_residual, (Add,)),
 )
-"""In the order in which they are tried on a node."""
+"""Each with the operators of the nodes that it can simplify, in the order in which they are tried on a node."""
 
 
 def canonicalise(graph: Graph, fuses: Fuses) -> Graph:
@@ -77,8 +92,13 @@ def _sweep(graph: Graph, fuses: Fuses) -> Graph:
     return graph.apply(Rewrite(tuple(removed), tuple(added), replaced))
 
 
+@cache
+def _simplifying(operator: type[Operator]) -> tuple[Simplification, ...]:
+    return tuple(simplify for simplify, operators in SIMPLIFICATIONS if issubclass(operator, operators))
+
+
 def _first(site: Site, node: Node) -> Rewrite | None:
-    for simplify in SIMPLIFICATIONS:
+    for simplify in _simplifying(type(node.op)):
         rewrite = simplify(site, node)
         if rewrite is not None:
             return rewrite
