@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 from joulec.passes.canonical.affine import affine_of_affine, affine_of_product
 from joulec.passes.canonical.fusion import fuse_activation, fuse_bias, fuse_residual
@@ -92,13 +91,15 @@ def _sweep(graph: Graph, fuses: Fuses) -> Graph:
     return graph.apply(Rewrite(tuple(removed), tuple(added), replaced))
 
 
-@cache
-def _simplifying(operator: type[Operator]) -> tuple[Simplification, ...]:
-    return tuple(simplify for simplify, operators in SIMPLIFICATIONS if issubclass(operator, operators))
+_SIMPLIFYING: dict[type[Operator], tuple[Simplification, ...]] = {}
+"""What is tried on nodes of an operator, once it was met."""
 
 
 def _first(site: Site, node: Node) -> Rewrite | None:
-    for simplify in _simplifying(type(node.op)):
+    operator = type(node.op)
+    if operator not in _SIMPLIFYING:
+        _SIMPLIFYING[operator] = tuple(one for one, operators in SIMPLIFICATIONS if issubclass(operator, operators))
+    for simplify in _SIMPLIFYING[operator]:
         rewrite = simplify(site, node)
         if rewrite is not None:
             return rewrite
