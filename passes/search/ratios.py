@@ -43,11 +43,15 @@ def foreseen(bounds: Bounds, above: Ratios) -> dict[str, Point]:
     """By algorithm of a spec: at its own ratio, or at the kernel's least where that schedule is not known."""
     points = {}
     for name, bound_s in bounds.items():
-        known_as = name if name in above else _kernel(name)
-        if known_as in above:
-            times, power_w = above[known_as]
-            points[name] = Point(times * bound_s, times * bound_s * power_w)
+        ratio = ratio_of(name, above)
+        if ratio is not None:
+            points[name] = Point(ratio[0] * bound_s, ratio[0] * bound_s * ratio[1])
     return points
+
+
+def ratio_of(name: str, above: Ratios) -> tuple[float, float] | None:
+    """Of an algorithm, or the least of its kernel where that schedule is not known; None where neither is."""
+    return above.get(name, above.get(_kernel(name)))
 
 
 def loses(points: Mapping[str, Point], name: str, prefers: Prefers) -> bool:

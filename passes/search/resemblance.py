@@ -17,7 +17,16 @@ from typing import Any
 from joulec.costdb.cost import Cost
 from joulec.passes.backend import Algorithm
 from joulec.passes.graph import NodeSpec, Opaque, TensorType
-from joulec.passes.search.ratios import Bounds, Prefers, Ratios, above_roofline, foreseen, loses, of_one_kernel
+from joulec.passes.search.ratios import (
+    Bounds,
+    Prefers,
+    Ratios,
+    above_roofline,
+    foreseen,
+    loses,
+    of_one_kernel,
+    ratio_of,
+)
 from joulec.profiler.entrant import Point
 
 _FAR = 1.0
@@ -26,6 +35,9 @@ _BATCH = 0.1
 """Weight of the batch sizes in it."""
 _DISTURBED = 2.0
 """What was left after one look may have been disturbed by as much."""
+
+_START_S = 5e-6
+"""What the call of a kernel and the start of its threads take at most."""
 
 _Kind = tuple[Any, ...]
 
@@ -70,12 +82,16 @@ class Resemblance:
         if told is None:
             return {}
         kind, channels = told
-        near = [other for other, own in self._alike[kind].items() if _distance(channels, own) < _FAR]
-        bounds = {one.name: one.lower_bound_s(spec) for one in algorithms}
+        algorithms = list(algorithms)
         found: dict[str, Point] = {}
-        for other in near:
-            for name, point in foreseen(bounds, self._ratios(other)).items():
-                found[name] = min(point, found.get(name, point), key=lambda one: one.time_s)
+        for other in [other for other, own in self._alike[kind].items() if _distance(channels, own) < _FAR]:
+            ratios = self._ratios(other)
+            for one in algorithms:
+                ratio = ratio_of(one.name, ratios)
+                if ratio is not None:
+                    time_s = _least_s(ratio[0], one.lower_bound_s(other), one.lower_bound_s(spec))
+                    point = Point(time_s, time_s * ratio[1])
+                    found[one.name] = min(point, found.get(one.name, point), key=lambda point: point.time_s)
         return found
 
     def _ratios(self, spec: NodeSpec) -> Ratios:
@@ -91,6 +107,16 @@ class Resemblance:
         kind, channels = told
         near = (other for other, own in self._alike[kind].items() if _distance(channels, own) < _FAR and other != spec)
         return [other for other in near if any(of_one_kernel(name, one) for one in self._seen[other])]
+
+
+def _least_s(ratio: float, their_bound_s: float, bound_s: float) -> float:
+    """What an operator may take, if another one took so many times its own roofline.
+
+    A part of that may be what starting takes, which a larger one has once as well.
+    """
+    start_s = min(_START_S, max(ratio - 1.0, 0.0) * their_bound_s)
+    without = ratio - start_s / their_bound_s if their_bound_s > 0 else ratio
+    return min(ratio * bound_s, start_s + without * bound_s)
 
 
 def kind_and_channels(spec: NodeSpec) -> tuple[_Kind, tuple[int, ...]] | None:
