@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import IO, Any
 
 from joulec.costdb.cost import Failure
@@ -304,9 +304,9 @@ class WorkerProcess:
 def first_answer(building: Mapping[int, WorkerProcess]) -> int:
     """Wait until one of some workers that are building has answered, or never will; returns its key."""
     while True:
-        ready, _, _ = select.select(building.values(), [], [], _SLICE_S)
+        ready = wait([worker.fileno() for worker in building.values()], _SLICE_S)
         for key, worker in building.items():
-            if worker in ready or worker.overdue():
+            if worker.fileno() in ready or worker.overdue():
                 return key
 
 
