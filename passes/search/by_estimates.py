@@ -27,7 +27,7 @@ from joulec.profiler.entrant import Point
 
 _ROUNDS = 8
 """How often what is best by estimates is measured, at most."""
-_STAKE = 0.0003
+_STAKE = 0.0001
 """The part of what the original costs that an operator has to promise before it is measured."""
 _FORESEEING = 0.25
 """The part of a limited time that may go into finding out what to measure."""
