@@ -193,7 +193,7 @@ def test_a_model_of_another_kind_is_refused():
 def test_importing_joulec_loads_next_to_nothing():
     heavy = ("tvm", "onnx", "onnxruntime", "sqlalchemy", "numpy", "rich", "typer")
     code = f"import sys, joulec; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -202,7 +202,7 @@ def test_the_pass_is_found_under_joulec(tmp_path):
         [sys.executable, "-c", "import joulec; print(joulec.passes.relax.EnergyAwareOptimize.__name__)"],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )
@@ -213,7 +213,12 @@ def test_the_pass_is_found_under_joulec(tmp_path):
 @pytest.mark.parametrize("folder", ["passes", "profiler", "costdb", "runtime"])
 def test_the_folders_are_not_imported_under_their_bare_names(folder):
     done = subprocess.run(
-        [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", f"import {folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]

@@ -51,7 +51,7 @@ def package(tmp_path_factory):
     place = tmp_path_factory.mktemp("package")
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
         tar.extractall(place / "tree", filter="data")
-    built = run(sys.executable, "-m", "build", "--outdir", str(place), str(place / "tree"), text=True)
+    built = run(sys.executable, "-m", "build", "--outdir", str(place), str(place / "tree"), encoding="utf-8")
     if built.returncode and any(reason in built.stdout + built.stderr for reason in OFFLINE):
         pytest.skip("building needs setuptools from the package index, which cannot be reached")
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
@@ -99,7 +99,7 @@ def test_the_wheel_works_where_nothing_else_of_joulec_is(package, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     installed = run(
         sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(package.wheel),
-        text=True,
+        encoding="utf-8",
     )  # fmt: skip
     assert installed.returncode == 0, installed.stderr
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
@@ -107,12 +107,12 @@ def test_the_wheel_works_where_nothing_else_of_joulec_is(package, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["JOULEC_COSTS"] = str(tmp_path / "costs.db")
     code = "import joulec, joulec.passes.search.outer as outer; print(joulec.__file__); print(outer.__file__)"
-    imported = run(str(python), "-c", code, cwd=tmp_path, env=environment, text=True)
+    imported = run(str(python), "-c", code, cwd=tmp_path, env=environment, encoding="utf-8")
     assert imported.returncode == 0, imported.stderr
     assert all(Path(line).is_relative_to(site) for line in imported.stdout.splitlines())
     command = str(tmp_path / "venv" / "bin" / "joulec")
-    version = run(command, "--version", cwd=tmp_path, env=environment, text=True)
+    version = run(command, "--version", cwd=tmp_path, env=environment, encoding="utf-8")
     assert version.stdout == f"joulec {joulec.__version__}\n", version.stderr
-    info = run(command, "db", "info", "--json", cwd=tmp_path, env=environment, text=True)  # runs the migrations
+    info = run(command, "db", "info", "--json", cwd=tmp_path, env=environment, encoding="utf-8")  # runs the migrations
     assert info.returncode == 0, info.stderr
     assert json.loads(info.stdout)["rows"] == 0

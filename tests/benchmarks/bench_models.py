@@ -93,7 +93,7 @@ def attempt(wanted: Wanted, arguments: argparse.Namespace, folder: Path) -> Trie
     command += ["--input-shapes", " ".join(shapes)] if shapes else []
     begun_s = time.perf_counter()
     if not artifact.exists():
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             said = f"{done.returncode}: {lines[-1] if lines else 'nothing said'}"

@@ -54,7 +54,7 @@ def searched(path: Path) -> tuple[float, float, int]:
     """(seconds of the whole command, seconds of the search, graphs expanded)."""
     command = [sys.executable, "-m", "joulec", "optimize", str(path), "--costs", "model", "--json"]
     began = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     (entry,) = json.loads(done.stdout)["entries"].values()
     return time.monotonic() - began, entry["search"]["seconds"], entry["search"]["graphs_expanded"]
 

@@ -32,7 +32,9 @@ def compile_squeezenet() -> Any:
     command = [sys.executable, "-m", "joulec", "compile", str(subject.model), "-o", str(artifact)]
     command += ["--objective", "time", "--costs", str(COSTS), "--threads", str(threads()), "--json"]
     if not artifact.exists():
-        done = subprocess.run([*command, "--batch-sizes", str(BATCH)], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [*command, "--batch-sizes", str(BATCH)], stdout=subprocess.PIPE, encoding="utf-8", check=True
+        )
         json.loads(done.stdout)
     return joulec.load(artifact)
 

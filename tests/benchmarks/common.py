@@ -70,7 +70,7 @@ def compile_subject(subject: Subject, objective: str) -> tuple[Path, dict[str, A
     artifact = subject.model.with_suffix(".joulec")
     command = [sys.executable, "-m", "joulec", "compile", str(subject.model), "-o", str(artifact)]
     command += ["--objective", objective, "--costs", str(COSTS), "--threads", str(threads()), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     (entry,) = json.loads(done.stdout)["entries"].values()
     return artifact, entry
 
@@ -90,7 +90,7 @@ class Engine:
             [sys.executable, str(ENGINE), kind, str(path), str(inputs), str(threads())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, "TVM_NUM_THREADS": str(threads())},
         )
         self._answer()

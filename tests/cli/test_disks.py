@@ -78,7 +78,7 @@ def test_a_database_that_cannot_grow(homed, model):
         cwd=homed.folder,
         env=homed.environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 10, 100 << 10)),

@@ -237,7 +237,7 @@ def test_the_traceback_is_shown_on_request(joulec):
         cwd=joulec.folder,
         env={**joulec.environment(), "JOULEC_TRACEBACK": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )

@@ -57,7 +57,12 @@ def complete(joulec, line):
         "COMP_CWORD": str(len(words) - 1),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "joulec"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "joulec"],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
     )
     assert done.stderr == ""
     return done.stdout.split()
@@ -87,7 +92,7 @@ def test_the_shell_completes_names_and_leaves_files_to_itself(joulec, line, offe
 def test_help_and_completion_load_next_to_nothing():
     heavy = ("tvm", "onnx", "onnxruntime", "sqlalchemy", "numpy", "rich", "matplotlib", "jinja2")
     code = f"import sys; from joulec import cli; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 def test_broken_files_end_in_one_line():
     command = [sys.executable, str(HERE / "broken_files.py"), "--count", "36", "--limit", "120", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) == 36

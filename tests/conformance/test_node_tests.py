@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 def test_a_tenth_of_the_node_tests_is_right():
     command = [sys.executable, str(HERE / "node_tests.py"), "--every", "10", "--json", "--limit", "120"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600)
     assert done.stdout, done.stderr
     outcomes = json.loads(done.stdout)["joulec"]
     counts = Counter(kind for kind, _ in outcomes.values())

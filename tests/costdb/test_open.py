@@ -115,7 +115,7 @@ def test_an_unwritable_place_is_refused(tmp_path):
     )
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         paths = [f"{name}/costs.db", f"{name}/new.db"]
-        done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, encoding="utf-8", check=True)
         Path(name).chmod(0o755)
     messages = done.stdout.splitlines()
     assert [m.partition(" cannot be kept there: ")[0] for m in messages] == [f"the cost database {p}" for p in paths]

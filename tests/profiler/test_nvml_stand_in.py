@@ -183,7 +183,12 @@ def test_in_real_time_another_process_follows_the_same_file(tmp_path):
         "a, s = e(h), time.monotonic(); time.sleep(0.3); b, t = e(h), time.monotonic(); print((b - a) / 1000 / (t - s))"
     )
     found = subprocess.run(
-        [sys.executable, "-c", program], env=device.environment, capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program],
+        env=device.environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+        timeout=30,
     )
     assert float(found.stdout) == pytest.approx(100, rel=0.05)
     assert time.monotonic() - start_s < 20

@@ -50,13 +50,15 @@ def _check(result):
 def test_an_unguarded_script_measures(tmp_path):
     file = tmp_path / "script.py"
     file.write_text(_script(("busy", 1e-4), ("reports_main", None)))
-    _check(subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=60))
+    _check(subprocess.run([sys.executable, str(file)], capture_output=True, encoding="utf-8", timeout=60))
 
 
 def test_a_script_on_standard_input_measures(tmp_path):
     script = _script(("busy", 1e-4), ("reports_main", None))
     _check(
-        subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        subprocess.run(
+            [sys.executable, "-"], input=script, capture_output=True, encoding="utf-8", timeout=60, cwd=tmp_path
+        )
     )
 
 

@@ -58,7 +58,7 @@ def start(device: Device) -> subprocess.Popen[str]:
         env={**os.environ, **device.environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -113,11 +113,11 @@ def test_what_a_run_and_its_guard_left_is_freed_by_the_next_start(device, state)
     assert statements(device)[-1].endswith("lock 210 210")
     command = [sys.executable, "-c", "from joulec.runtime.clock_records import restore_left; restore_left(print)"]
     environment = {**os.environ, **device.environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert "left locked by a run that was killed together with its guard, are free again" in done.stdout
     assert statements(device)[-1].endswith("unlock")
     assert not list(state.glob("*.json"))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert done.stdout == ""
 
 
@@ -134,7 +134,9 @@ def test_a_run_that_lives_keeps_its_clocks(device, state):
 
 
 def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, encoding="utf-8", check=False
+    ).stdout
     return [int(word) for word in found.split()]
 
 

@@ -175,7 +175,9 @@ def test_loads_in_a_fresh_process_without_leftovers(model, tmp_path):
         "print(model(np.ones((5, 8), 'float32'))[1].shape)\n"
     )
     env = {"TMPDIR": str(tmp_path / "tmp"), "PATH": "/usr/bin:/bin"}
-    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, env=env, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, encoding="utf-8", env=env, timeout=60
+    )
     assert run.stdout == "(5, 16)\n", run.stderr
     assert list((tmp_path / "tmp").glob("joulec-*")) == []
 

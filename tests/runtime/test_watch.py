@@ -242,7 +242,9 @@ print(type(future.exception()).__name__)
 
 
 def test_a_process_ends_although_a_kernel_hangs():
-    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "BatchHangs\n"), done.stderr
 
 

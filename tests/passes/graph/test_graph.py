@@ -305,7 +305,7 @@ class TestNodes:
             env={**os.environ, "PYTHONHASHSEED": "7"},
             check=True,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
         assert int(ran.stdout) == here
 

@@ -34,7 +34,7 @@ finally:
 def joulec(*arguments: object, home: Path, program: str = WITHOUT_TVM) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "JOULEC_COSTS": str(home / "costs.db"), "PYTHONPATH": ":".join(filter(None, sys.path))}
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=120)
 
 
 def entry(done: subprocess.CompletedProcess[str]) -> dict:

@@ -112,7 +112,7 @@ def test_two_processes_find_the_same():
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, str(ROWS), str(path)],
             env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
-            capture_output=True, text=True, check=True,
+            capture_output=True, encoding="utf-8", check=True,
         )  # fmt: skip
         outcomes.append(json.loads(done.stdout))
     assert outcomes[0] == outcomes[1]

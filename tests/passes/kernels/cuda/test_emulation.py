@@ -33,7 +33,7 @@ def functions():
 def emulated(functions, tmp_path_factory):
     compiler = shutil.which("g++")
     version = (
-        subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
+        subprocess.run([compiler, "-dumpversion"], capture_output=True, encoding="utf-8", check=True).stdout
         if compiler
         else ""
     )
